@@ -1,0 +1,135 @@
+"""How many runs share a batch: measured once per task, shape, machine and device, because bigger is not always faster.
+
+The measurement lies beside the runs, in ``results/<task>/batching.json``, so a sweep that is resumed forms the same
+batches and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from omnigrok.provenance import device_name
+from omnigrok.spec import RunSpec
+from omnigrok.store import Store, atomic
+from omnigrok.task import Task, TaskData
+from omnigrok.trainer import Trainer, batch_key
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+MEMORY_SHARE = 0.25
+"""Share of the memory that one batch's parameters, gradients and moments may take."""
+MUCH_SLOWER = 1.3
+"""Larger sizes are not tried once a size is slower than the best by this factor."""
+SECONDS = 0.25
+"""Time given to each size."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """A measured batch size over runs.
+
+    Attributes:
+        runs: runs a batch, the fastest of the sizes tried.
+        step_seconds: seconds a step and run at that size.
+        evaluation_seconds: seconds an evaluation and run.
+        run_bytes: parameters, gradients and Adam's moments of one run.
+        tried: seconds a step and run at each size.
+    """
+
+    runs: int
+    step_seconds: float
+    evaluation_seconds: float
+    run_bytes: int
+    tried: dict[str, float]
+
+    def seconds(self, steps: int, evaluations: int, runs: int) -> float:
+        """Estimated time of that many runs."""
+        return runs * (steps * self.step_seconds + evaluations * self.evaluation_seconds)
+
+
+def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Store) -> Batching:
+    """The stored measurement for this task, shape, machine and device; made now when there is none."""
+    path = store.root / task.name / "batching.json"
+    key = " | ".join(
+        [device_name(device), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
+        + [str(part) for part in batch_key(spec.replace(steps=1, data_seed=0))]
+    )
+    known = _read(path)
+    if key not in known:
+        known[key] = asdict(measure(task, spec, data, device))
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
+    return Batching(**known[key])
+
+
+def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
+    """Time a step at growing batch sizes until it gets slower or the memory share is reached."""
+    tried: dict[int, float] = {}
+    evaluation = 0.0
+    run_bytes = 0
+    for size in SIZES if task.batchable else (1,):
+        if size * run_bytes > MEMORY_SHARE * memory_bytes(device):
+            break
+        trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
+        run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size
+        tried[size] = step_seconds(trainer, SECONDS) / size
+        if tried[size] <= min(tried.values()):
+            evaluation = timed(trainer.measure, device) / size
+        elif tried[size] > MUCH_SLOWER * min(tried.values()):
+            break
+    best = min(tried, key=lambda size: tried[size])
+    return Batching(best, tried[best], evaluation, run_bytes, {str(size): t for size, t in tried.items()})
+
+
+def step_seconds(trainer: Trainer, budget: float) -> float:
+    """Median seconds of a step of the whole batch, after three steps to warm up."""
+    device = str(trainer.device)
+    for _ in range(3):
+        trainer.update()
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < budget:
+        times.append(timed(trainer.update, device))
+    return sorted(times)[len(times) // 2]
+
+
+def timed(work: Callable[[], object], device: str) -> float:
+    """Seconds of one call, with the device's queue empty before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def memory_bytes(device: str) -> int:
+    """Memory of the device; of the machine for the processor."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 8 << 30
+
+
+def _read(path: Path) -> dict:
+    try:
+        known = json.loads(path.read_text())
+        for entry in known.values():
+            Batching(**entry)
+        return dict(known)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

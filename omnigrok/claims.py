@@ -1,0 +1,133 @@
+"""A claim of a paper, what was measured, and the verdict. Verdicts come from several seeds with an interval.
+
+PASS: the whole 95 % bootstrap interval over seeds lies in the expected range. DEVIATES: all of it lies outside.
+INCONCLUSIVE: it straddles the border, or there are fewer than MIN_SEEDS seeds. NOT RUN: there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from omnigrok.analysis import bootstrap_interval
+
+Status = Literal["PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN"]
+Tables = dict[str, pd.DataFrame]
+MIN_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Between:
+    """An expected range, ends included. `paper` is the paper's own value, where it states or shows one."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    paper: float | None = None
+
+    def __str__(self) -> str:
+        if math.isinf(self.low):
+            return f"at most {self.high:g}"
+        if math.isinf(self.high):
+            return f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+    def as_json(self) -> dict[str, float | None]:
+        ends = {"low": self.low, "high": self.high}
+        return {**{k: v if math.isfinite(v) else None for k, v in ends.items()}, "paper": self.paper}
+
+
+def at_least(low: float, paper: float | None = None) -> Between:
+    return Between(low=low, paper=paper)
+
+
+def at_most(high: float, paper: float | None = None) -> Between:
+    return Between(high=high, paper=paper)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement that a figure tests.
+
+    Attributes:
+        measure: from the figure's tables (by suffix: "" and "_curves") to one value a seed; empty: nothing to measure.
+    """
+
+    id: str
+    task: str
+    statement: str
+    source: str
+    expect: Between
+    measure: Callable[[Tables], pd.Series]
+
+    def test(self, tables: Tables) -> dict[str, Any]:
+        """The claim with its measurement and verdict, ready for the sidecar."""
+        try:
+            values = self.measure(tables).dropna()
+        except (KeyError, IndexError, ValueError):
+            values = pd.Series(dtype=float)
+        interval = bootstrap_interval(values) if len(values) else None
+        return {
+            "id": self.id,
+            "statement": self.statement,
+            "source": self.source,
+            "expected": {**self.expect.as_json(), "text": str(self.expect)},
+            "measured": _finite(float(np.median(values))) if len(values) else None,
+            "interval": [_finite(end) for end in interval] if interval else None,
+            "n_seeds": len(values),
+            "status": verdict(interval, len(values), self.expect),
+        }
+
+
+def verdict(interval: tuple[float, float] | None, n_seeds: int, expect: Between) -> Status:
+    """The rule of this module's docstring."""
+    if interval is None:
+        return "NOT RUN"
+    low, high = interval
+    if n_seeds < MIN_SEEDS:
+        return "INCONCLUSIVE"
+    if expect.low <= low and high <= expect.high:
+        return "PASS"
+    if high < expect.low or low > expect.high:
+        return "DEVIATES"
+    return "INCONCLUSIVE"
+
+
+def read_sidecars(folder: Path) -> list[dict[str, Any]]:
+    """The sidecars of a folder of figures, by name."""
+    sidecars = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [sidecar for sidecar in sidecars if "claims" in sidecar]
+
+
+def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
+    """The table of claims that the README shows."""
+    lines = [
+        "| figure | claim | expected | measured (95 % interval) | seeds | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for sidecar in sidecars:
+        for claim in sidecar["claims"]:
+            lines.append(
+                f"| `{sidecar['figure']}` | {claim['statement']} ({claim['source']}) | {claim['expected']['text']} "
+                f"| {measured_text(claim)} | {claim['n_seeds']} | {claim['status']} |"
+            )
+    return "\n".join(lines)
+
+
+def measured_text(claim: dict[str, Any]) -> str:
+    """A measurement and its interval in four significant digits; a censored time is not reached."""
+    if claim["n_seeds"] == 0:
+        return "not run"
+    value, low, high = ["not reached" if x is None else f"{x:.4g}" for x in (claim["measured"], *claim["interval"])]
+    return f"{value} ({low} to {high})"
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity: null stands for a value that was not reached."""
+    return value if math.isfinite(value) else None

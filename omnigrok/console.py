@@ -1,0 +1,70 @@
+"""What all command lines share: options with one spelling, errors of one line with status 2, a kind end to Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import click
+import torch
+
+from omnigrok.errors import OmnigrokError
+from omnigrok.provenance import command_line, pick_device
+
+INTERRUPTED = 130  # the shell's status for a process ended by Ctrl-C
+
+
+class Device(click.ParamType):
+    """auto, cpu, cuda, cuda:N or mps; checked before anything else is done."""
+
+    name = "device"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        device = pick_device(value)
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            self.fail(f"device {value!r} is not available here", param, ctx)
+        return device
+
+
+device_option = click.option(
+    "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+)
+
+
+class CommaList(click.ParamType):
+    """Values separated by commas."""
+
+    name = "a,b,..."
+
+    def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def run(command: click.Command) -> None:
+    """Run a command line and end the process: 0 done, 2 something the user can mend, 130 interrupted."""
+    warnings.showwarning = _show_warning
+    try:
+        status = command.main(prog_name=command_line().split(" -")[0], standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except OmnigrokError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print(f"\ninterrupted: finished runs are kept; continue with: {command_line()}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,241 @@
+"""What every reproduction shares: its command line, its outputs, its provenance.
+
+A reproduction is five functions' worth of content (`Reproduction`); this module parses the options, sees to the data,
+runs the sweep through the store, and writes PNG, PDF, CSV and the JSON sidecar, all or none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+from matplotlib.figure import Figure
+
+from omnigrok import console
+from omnigrok.claims import Claim, Tables, measured_text
+from omnigrok.data import file_sha256, make_folder
+from omnigrok.errors import DataUnavailableError, OmnigrokError
+from omnigrok.provenance import command_line, provenance
+from omnigrok.spec import RunSpec
+from omnigrok.store import Store, atomic
+from omnigrok.style import use_style
+from omnigrok.sweep import describe, run_sweep
+from omnigrok.task import get_task, run_hash
+
+PRESETS = ("quick", "default", "paper")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Attributes:
+        tasks: tasks whose data are there.
+        missing: tasks whose data are not, and why.
+    """
+
+    preset: str = "default"
+    tasks: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    seeds: int = 3
+    n_train: int | None = None
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A figure of a paper.
+
+    Attributes:
+        doc: the script's docstring; its first paragraph is the command's help.
+        tasks: names of the tasks that it can draw.
+        seeds: seeds at each preset.
+        sweep: which runs.
+        tables: which numbers; keys are suffixes of the CSV's name ("", "_curves").
+        draw: which picture.
+    """
+
+    name: str
+    paper: str
+    doc: str
+    tasks: Callable[[], Sequence[str]]
+    seeds: dict[str, int]
+    sweep: Callable[[Options], list[RunSpec]]
+    tables: Callable[[pd.DataFrame, Options], Tables]
+    draw: Callable[[Tables, Options], Figure]
+    claims: Sequence[Claim]
+
+    def main(self) -> None:
+        """The script's command line."""
+        console.run(self.command())
+
+    def command(self) -> click.Command:
+        """The figure as a click command."""
+        parameters: list[click.Parameter] = [
+            click.Option(
+                ["--preset"],
+                type=click.Choice(PRESETS),
+                default="default",
+                show_default=True,
+                help="quick: every code path in under a minute; default: enough for a verdict on a laptop; "
+                "paper: the published configuration (see its cost with --dry-run).",
+            ),
+            click.Option(["--tasks"], type=console.CommaList(), help=f"Of: {', '.join(self.tasks())}. Default: all."),
+            click.Option(
+                ["--seeds"],
+                type=click.IntRange(1),
+                help=f"Seeds 0..N-1. Default: {self.seeds['default']} (default preset).",
+            ),
+            click.Option(["--n-train"], type=click.IntRange(1), help="Training examples, instead of the preset's."),
+            click.Option(
+                ["--device"],
+                type=console.Device(),
+                default="auto",
+                show_default=True,
+                help="auto, cpu, cuda, cuda:N, mps.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(path_type=Path),
+                help="Folder for PNG, PDF, CSV and JSON. Default: figures, "
+                "or figures/PRESET for another preset than default.",
+            ),
+            click.Option(
+                ["--results"],
+                type=click.Path(path_type=Path),
+                default="results",
+                show_default=True,
+                help="The store of runs.",
+            ),
+            click.Option(["--dry-run"], is_flag=True, help="Print runs, steps, time and memory; train nothing."),
+            click.Option(["--force"], is_flag=True, help="Train again what is in the store."),
+        ]
+        text = textwrap.dedent(self.doc) + "\nFinished runs are kept: the same command goes on where it was stopped."
+        return click.Command(self.name, params=parameters, callback=self.run, help=text)
+
+    def run(
+        self,
+        *,
+        preset: str = "default",
+        tasks: Sequence[str] | None = None,
+        seeds: int | None = None,
+        n_train: int | None = None,
+        device: str = "cpu",
+        out: Path | None = None,
+        results: Path = Path("results"),
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> None:
+        """Train what is missing, then write and print the figure's outputs."""
+        start = time.time()
+        out = out or Path("figures") / ("" if preset == "default" else preset)
+        make_folder(out)
+        store = Store(results)
+        options = Options(preset=preset, seeds=seeds or self.seeds[preset], n_train=n_train)
+        options = self._with_available(options, tasks)
+        specs = self.sweep(options)
+        if dry_run:
+            print(describe(specs, store, device))
+            return
+        runs = run_sweep(specs, store, device=device, force=force)
+        tables = self.tables(runs, options)
+        published = n_train is None  # claims are stated at the published training-set size
+        claims = [claim.test(tables if published else {}) for claim in self.claims]
+        sidecar = {
+            "figure": self.name,
+            "paper": self.paper,
+            "preset": preset,
+            "command": command_line(),
+            "claims": claims,
+            "runs": [run_hash(spec) for spec in specs],
+            "seeds": options.seeds,
+            "wall_seconds": round(time.time() - start, 1),
+            "data": _data_record(specs),
+            "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
+        }
+        use_style()
+        write_outputs(out, self.name, self.draw(tables, options), tables, sidecar)
+        if out == Path("figures"):
+            write_gallery(out)
+        for claim in claims:
+            expected = claim["expected"]["text"]
+            print(f"{claim['status']:<13}{claim['statement']}: {measured_text(claim)}, expected {expected}")
+        for task, reason in options.missing.items():
+            print(f"NOT RUN      {task}: {reason}")
+        print(f"wrote {out / self.name}.png, .pdf, .csv, .json")
+
+    def _with_available(self, options: Options, wanted: Sequence[str] | None) -> Options:
+        """Fetch the data. A task asked for by name must have them; without --tasks those that have not are left out."""
+        for name in wanted or ():
+            if name not in self.tasks():
+                get_task(name)  # an unknown name says so itself
+                raise OmnigrokError(f"{self.name} does not draw {name}; it draws: {', '.join(self.tasks())}")
+        missing: dict[str, str] = {}
+        for name in wanted or self.tasks():
+            dataset = get_task(name).dataset
+            try:
+                if dataset is not None:
+                    dataset.fetch()
+            except DataUnavailableError as error:
+                if wanted or len(self.tasks()) == 1:
+                    raise
+                missing[name] = str(error)
+        tasks = tuple(name for name in wanted or self.tasks() if name not in missing)
+        return dataclasses.replace(options, tasks=tasks, missing=missing)
+
+
+def write_outputs(out: Path, name: str, figure: Figure, tables: Tables, sidecar: dict[str, Any]) -> None:
+    """PNG, PDF, CSV and, last, the JSON sidecar with their checksums. All are written before the first is moved in."""
+    make_folder(out)
+    with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}-") as temporary:
+        folder = Path(temporary)
+        try:
+            figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+            for suffix, table in tables.items():
+                table.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.8g")
+            files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+            text = json.dumps({**sidecar, "files": files}, indent=1, allow_nan=False)
+            (folder / f"{name}.json").write_text(text + "\n")
+            for file_name in [*files, f"{name}.json"]:
+                os.replace(folder / file_name, out / file_name)
+        except OSError as error:
+            raise OmnigrokError(f"cannot write {out / name}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_gallery(out: Path) -> None:
+    """README.md of a folder of figures: each picture, the command that made it, its verdicts."""
+    parts = ["# Gallery\n\nWritten by the reproductions; every figure names the command that made it.\n"]
+    for path in sorted(out.glob("*.json")):
+        sidecar = json.loads(path.read_text())
+        counts = pd.Series([claim["status"] for claim in sidecar["claims"]], dtype=str).value_counts()
+        verdicts = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no claims"
+        name = sidecar["figure"]
+        parts.append(
+            f"## {name}\n\n{sidecar['paper']}\n\n`{sidecar['command']}` ({verdicts})\n\n"
+            f"![{name}]({name}.png)\n\n[PDF]({name}.pdf), [numbers]({name}.csv), [sidecar]({name}.json)\n"
+        )
+    with atomic(out / "README.md") as temporary:
+        temporary.write_text("\n".join(parts))
+
+
+def _data_record(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
+    record: dict[str, dict[str, Any]] = {}
+    for spec in specs:
+        task = get_task(spec.task)
+        source = task.dataset.source() if task.dataset else "generated"
+        entry = record.setdefault(spec.task, {"source": source, "sha256": task.data_sha256(), "n": []})
+        entry["n"] = sorted({*entry["n"], spec.n_train})
+    return record

@@ -1,0 +1,71 @@
+"""The same training as a plain PyTorch loop: one nn.Module, a DataLoader, torch.optim. Written to be obviously right.
+
+Tests hold the trainer against it and `omnigrok bench` times against it. It shares with the trainer only what defines
+a run: the scaled init and the order of the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from omnigrok.runs import scaled_model
+from omnigrok.spec import RunSpec
+from omnigrok.task import Task, TaskData
+from omnigrok.trainer import BatchOrder
+
+
+class Examples(Dataset):
+    """The first n examples of the pool, one at a time."""
+
+    def __init__(self, data: TaskData, n: int) -> None:
+        self.data, self.n = data, n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        return (*[x[i] for x in self.data.train_inputs], self.data.train_targets[i])
+
+
+class Stream(Sampler[int]):
+    """Example indices in the trainer's order, for a number of steps."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+
+    def __iter__(self) -> Iterator[int]:
+        spec = self.spec
+        if spec.effective_batch_size == spec.n_train:
+            return iter(list(range(spec.n_train)) * spec.steps)
+        return iter(BatchOrder.stream(spec.seed, spec.n_train, range(spec.steps * spec.effective_batch_size)).tolist())
+
+
+def weight_norm(model: nn.Module) -> float:
+    """L2 norm of all parameters, in float64."""
+    return sum(p.detach().double().square().sum().item() for p in model.parameters()) ** 0.5
+
+
+def train(task: Task, spec: RunSpec, data: TaskData, examples: Dataset | None = None) -> nn.Module:
+    """Train one run and return its module. `examples` replaces the tensors by another view of the same examples."""
+    model = scaled_model(task, spec)
+    radius = weight_norm(model)
+    optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
+    optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+    loader = DataLoader(
+        examples or Examples(data, spec.n_train), batch_size=spec.effective_batch_size, sampler=Stream(spec)
+    )
+    for *inputs, targets in loader:
+        optimizer.zero_grad()
+        loss = task.loss(model(*inputs), targets).mean()
+        loss.backward()
+        optimizer.step()
+        if spec.sphere:
+            scale = radius / weight_norm(model)
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(scale)
+    return model

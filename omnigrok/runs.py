@@ -1,0 +1,134 @@
+"""Runs: the parameters of R models as one matrix theta (runs x parameters), held tensor by tensor.
+
+The mechanisms of Omnigrok are arithmetic on the rows of theta: scaled init and weight decay multiply a row, the norm
+sphere divides it by its norm. A batch of one run is an ordinary module and takes torch's native kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from omnigrok.spec import RunSpec, seed_of
+from omnigrok.task import Inputs, Task
+
+
+def scaled_model(task: Task, spec: RunSpec) -> nn.Module:
+    """The module of one run at step 0: the library's default init times alpha, on the CPU, in the spec's dtype.
+
+    Every parameter is scaled, biases and embeddings too (Liu et al. 2023, section 3). The draw depends on the seed
+    alone; torch's global generator is left as it was.
+    """
+    state = torch.default_generator.get_state()
+    try:
+        torch.default_generator.manual_seed(seed_of(spec.seed, "init"))
+        model = task.model(spec).to(spec.torch_dtype)
+    finally:
+        torch.default_generator.set_state(state)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(spec.alpha)
+    return model
+
+
+class Runs:
+    """The stacked parameters and buffers of one batch of runs.
+
+    Attributes:
+        params: each of the module's parameters with a leading axis of runs.
+        theta: the same memory as one (runs, n) matrix a parameter, for the optimizer and the row arithmetic.
+        radius: (runs,) the weight norm of each run's scaled init: its sphere.
+    """
+
+    def __init__(self, task: Task, specs: Sequence[RunSpec], device: torch.device | str) -> None:
+        models = [scaled_model(task, spec) for spec in specs]
+        params, buffers = stack_module_state(models)
+        self.params: dict[str, Tensor] = {k: p.detach().to(device).requires_grad_() for k, p in params.items()}
+        self.buffers: dict[str, Tensor] = {k: b.to(device) for k, b in buffers.items()}
+        self.module = models[0].to(device)
+        self._single = len(specs) == 1
+        self._bind()
+        self.radius = self.norm()
+
+    def __len__(self) -> int:
+        return len(self.radius)
+
+    def norm(self) -> Float[Tensor, "runs"]:
+        """L2 norm of all parameters of each run, every tensor counted once (Liu et al. 2023, section 2)."""
+        norms = [torch.linalg.vector_norm(matrix, dim=1) for matrix in self.theta]
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+    def scale_(self, factors: Float[Tensor, "runs"]) -> None:
+        """Multiply every parameter of run r by factors[r]."""
+        for matrix in self.theta:
+            matrix.mul_(factors[:, None])
+
+    def project_(self, held: Float[Tensor, "runs"]) -> None:
+        """Put the runs marked in `held` (bool) back on their sphere: theta <- theta * radius / |theta|."""
+        self.scale_(torch.where(held, self.radius / self.norm(), 1.0))
+
+    def forward(self, inputs: Inputs, *, shared: bool = False, rows: Tensor | None = None) -> Float[Tensor, "runs ..."]:
+        """Outputs of every run (or of some rows). Inputs lead with (runs, batch), or with (batch) when shared."""
+        if self._single:
+            return self.module(*(inputs if shared else [x[0] for x in inputs])).unsqueeze(0)
+        params, buffers = self.params, self.buffers
+        if rows is not None:
+            params = {k: p[rows] for k, p in params.items()}
+            buffers = {k: b[rows] for k, b in buffers.items()}
+
+        def outputs(params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs) -> Tensor:
+            return functional_call(self.module, (params, buffers), inputs)
+
+        in_dims = (0, 0, None if shared else 0)
+        return vmap(outputs, in_dims=in_dims, randomness="different")(params, buffers, inputs)
+
+    def set_gradients(self, loss: Float[Tensor, ""]) -> None:
+        """Put the gradient of a scalar that is a sum over runs into ``theta[...].grad``: each row its own run's."""
+        for matrix, p, g in zip(self.theta, self.params.values(), self._gradients(loss), strict=True):
+            if g.stride() != p.stride():
+                g = torch.empty_like(p).copy_(g)
+            matrix.grad = in_memory_order(g)
+
+    def adopt_layout(self, loss: Float[Tensor, ""]) -> None:
+        """Lay the parameters out in memory as their gradients come (a batched weight's is transposed): saves a copy."""
+        for p, g in zip(self.params.values(), self._gradients(loss), strict=True):
+            dense = torch.empty_like(g)
+            if dense.stride() == g.stride() != p.stride() and g.stride(0) == g[0].numel():
+                p.data = dense.copy_(p.detach())
+        self._bind()
+
+    def _gradients(self, loss: Float[Tensor, ""]) -> list[Tensor]:
+        leaves = self.module.parameters() if self._single else self.params.values()
+        gradients = torch.autograd.grad(loss, list(leaves))
+        return [g.unsqueeze(0) for g in gradients] if self._single else list(gradients)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {"params": {k: p.detach() for k, p in self.params.items()}, "buffers": self.buffers}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        for name, p in self.params.items():
+            p.copy_(state["params"][name])
+        for name, b in self.buffers.items():
+            b.copy_(state["buffers"][name])
+
+    def _bind(self) -> None:
+        """Make theta, and the module of a single run, views of the parameters' memory."""
+        self.theta = [in_memory_order(p.detach()) for p in self.params.values()]
+        if not self._single:
+            self.module.to("meta")  # only its structure is used
+            return
+        for name, p in self.module.named_parameters():
+            p.data = self.params[name].data[0]
+        for name, b in self.module.named_buffers():
+            b.data = self.buffers[name].data[0]
+
+
+def in_memory_order(stacked: Float[Tensor, "runs ..."]) -> Float[Tensor, "runs n"]:
+    """The memory of a dense stacked tensor as a contiguous matrix with a row a run."""
+    n = stacked[0].numel()
+    return stacked.as_strided((len(stacked), n), (n, 1))

@@ -1,0 +1,40 @@
+"""One look for all figures: the same colour for train and test everywhere, safe for the colour-blind (Okabe-Ito)."""
+
+from __future__ import annotations
+
+import textwrap
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+
+COLOURS = {"train": "#D55E00", "test": "#0072B2", "norm": "#7A5195", "paper": "#444444", "critical": "#009E73"}
+WIDTH, HEIGHT = 4.4, 3.5  # inches a panel
+
+
+def use_style() -> None:
+    """Set the suite's look. Text stays text in the PDF."""
+    mpl.use("Agg")
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
+    mpl.rcParams.update(
+        {
+            "pdf.fonttype": 42,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def not_run(axes: Axes, title: str, reason: str) -> None:
+    """An empty panel that says that it was not run, and why."""
+    axes.set_title(title)
+    text = "NOT RUN\n\n" + "\n".join(textwrap.wrap(reason, 44))
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=8, color=COLOURS["paper"])
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)

@@ -1,0 +1,229 @@
+"""Specs -> batches -> trainer -> store. A finished run is never trained again; a killed sweep goes on where it was.
+
+Batches are formed from the whole list of specs, finished or not, and a checkpoint remembers its batch, so a sweep that
+is killed and resumed computes the same batches and ends with the same bits. Locks, one a run, let any number of
+processes (or machines on one file system) work on one store: start the same command several times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from omnigrok.batching import Batching, batching
+from omnigrok.progress import Progress
+from omnigrok.provenance import provenance
+from omnigrok.schedule import evaluation_steps
+from omnigrok.spec import RunSpec
+from omnigrok.store import Store
+from omnigrok.task import TaskData, check_size, get_task, load_data, run_hash
+from omnigrok.trainer import Trainer, batch_key
+
+CHECKPOINT_SECONDS = 30.0
+"""At most this much work is lost when a process is killed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs that are trained together."""
+
+    specs: tuple[RunSpec, ...]
+    batching: Batching | None
+
+    @property
+    def run_steps(self) -> int:
+        return len(self.specs) * self.specs[0].steps
+
+
+def run_sweep(
+    specs: Iterable[RunSpec],
+    store: Store,
+    *,
+    device: str = "cpu",
+    runs_per_batch: int | None = None,
+    force: bool = False,
+    show_progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> pd.DataFrame:
+    """Train what is not in the store yet and return the long table of all specs.
+
+    Args:
+        runs_per_batch: set the batch size over runs by hand; None measures it.
+        force: train again what is in the store.
+
+    Raises:
+        SpecError, DataUnavailableError: before anything is trained.
+    """
+    specs = unique(specs)
+    if force:
+        for spec in specs:
+            store.delete(spec)
+    batches = plan(specs, store, device, runs_per_batch)
+    label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))
+    with Progress(sum(b.run_steps for b in batches), label, show=show_progress and bool(batches)) as progress:
+        worker = _Worker(store, device, checkpoint_seconds, progress)
+        deferred = [spec for batch in batches for spec in worker.train(batch.specs)]
+        worker.wait_for(deferred)
+    return store.load(specs)
+
+
+def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: int | None = None) -> list[Batch]:
+    """The batches that are still to be trained, unfinished ones with a checkpoint first."""
+    specs = unique(specs)
+    for spec in specs:
+        check_size(get_task(spec.task), spec, task_data(spec, device))
+    by_hash = {run_hash(spec): spec for spec in specs}
+    missing = {h for h, spec in by_hash.items() if not store.finished(spec)}
+    batches: list[Batch] = []
+    for task in sorted({spec.task for spec in specs}):
+        for path, hashes in store.checkpointed_batches(task):
+            if set(hashes) <= missing or (set(hashes) <= set(by_hash) and set(hashes) & missing):
+                batches.append(Batch(tuple(by_hash[h] for h in hashes), None))
+                missing -= set(hashes)
+            elif set(hashes) <= set(by_hash):
+                path.unlink(missing_ok=True)  # all its runs are finished
+    groups: dict[tuple, list[RunSpec]] = defaultdict(list)
+    for spec in specs:
+        groups[batch_key(spec)].append(spec)
+    for group in groups.values():
+        if not any(run_hash(spec) in missing for spec in group):
+            continue
+        measured = None
+        size = runs_per_batch
+        if size is None:
+            measured = batching(get_task(group[0].task), group[0], task_data(group[0], device), device, store)
+            size = measured.runs
+        for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / size)):
+            left = tuple(group[i] for i in part if run_hash(group[i]) in missing)
+            if left:
+                batches.append(Batch(left, measured))
+    return batches
+
+
+def describe(specs: Sequence[RunSpec], store: Store, device: str) -> str:
+    """What `--dry-run` prints: runs, steps, estimated time and memory."""
+    batches = plan(specs, store, device)
+    lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
+    total = 0.0
+    for batch in batches:
+        spec = batch.specs[0]
+        data = task_data(spec, device)
+        measured = batch.batching or batching(get_task(spec.task), spec, data, device, store)
+        seconds = measured.seconds(
+            spec.steps, len(evaluation_steps(spec.steps, spec.evaluation_density)), len(batch.specs)
+        )
+        total += seconds
+        mebibytes = (len(batch.specs) * measured.run_bytes + data_bytes(data)) / 2**20
+        lines.append(
+            f"{spec.task:<18}{len(batch.specs):>6}{spec.steps:>9}{measured.runs:>12}"
+            f"{seconds / 60:>9.1f}{mebibytes:>8.0f}"
+        )
+    runs, left = len(unique(specs)), sum(len(batch.specs) for batch in batches)
+    lines.append(f"{runs - left} of {runs} runs are finished; about {total / 60:.1f} min left")
+    return "\n".join(lines)
+
+
+@lru_cache(maxsize=4)
+def _load(task: str, dtype: str, subset: str, data_seed: int, options: tuple, device: str) -> TaskData:
+    spec = get_task(task).spec.replace(dtype=dtype, subset=subset, data_seed=data_seed, options=options)
+    return load_data(get_task(task), spec, device)
+
+
+def task_data(spec: RunSpec, device: str) -> TaskData:
+    """The data of a spec, loaded once a process."""
+    return _load(spec.task, spec.dtype, spec.subset, spec.data_seed, spec.options, device)
+
+
+def data_bytes(data: TaskData) -> int:
+    tensors = (*data.train_inputs, data.train_targets, *data.test_inputs, data.test_targets)
+    return sum(x.nbytes for x in tensors)
+
+
+def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The specs in their order, each once."""
+    return list(dict.fromkeys(specs))
+
+
+@dataclass
+class _Worker:
+    """Trains batches into a store."""
+
+    store: Store
+    device: str
+    checkpoint_seconds: float
+    progress: Progress
+
+    def train(self, specs: Sequence[RunSpec]) -> list[RunSpec]:
+        """Train a batch and store its runs. Returns those that another process is training."""
+        with contextlib.ExitStack() as locks:
+            taken, deferred = [], []
+            for spec in specs:
+                try:
+                    locks.enter_context(self.store.lock(spec).acquire(blocking=False))
+                    taken.append(spec)
+                except filelock.Timeout:
+                    deferred.append(spec)
+            missing = [spec for spec in taken if not self.store.finished(spec)]
+            # A batch that was killed while its results were written is completed as it was.
+            whole = not deferred and self.store.checkpoint_path(specs).is_file()
+            batch = list(specs) if whole else missing
+            if missing:
+                self._train_locked(batch, missing)
+        return deferred
+
+    def wait_for(self, specs: Sequence[RunSpec]) -> None:
+        """Wait until other processes have finished these runs; take over what they leave undone."""
+        if specs:
+            print(f"waiting for {len(specs)} runs that another process is training", file=sys.stderr, flush=True)
+        left = list(specs)
+        while left:
+            left = self.train(left)
+            time.sleep(1.0 if left else 0.0)
+
+    def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec]) -> None:
+        spec = specs[0]
+        task, data = get_task(spec.task), task_data(spec, self.device)
+        trainer = Trainer(task, specs, data, self.device)
+        path = self.store.checkpoint_path(specs)
+        saved = self.store.load_checkpoint(path, self.device)
+        if saved is not None:
+            trainer.load_state_dict(saved["state"])
+        self.progress.advance(len(specs) * trainer.step)
+        start, before = time.time(), trainer.step
+        trainer.train(
+            checkpoint=lambda: self.store.save_checkpoint(specs, trainer.state_dict()),
+            checkpoint_seconds=self.checkpoint_seconds,
+            progress=self._report(trainer),
+        )
+        wall = time.time() - start
+        run: dict[str, Any] = {
+            "data": {"source": data.source, "sha256": task.data_sha256(), "n": spec.n_train},
+            "provenance": {**provenance(self.device), "dtype": spec.dtype},
+            "runs_per_batch": len(specs),
+        }
+        host = {"finished": time.time(), "batch_seconds": wall, "batch_steps": trainer.step - before}
+        for each, frame in zip(specs, trainer.frames(), strict=True):
+            if each in missing:
+                run["data"]["n"] = each.n_train
+                self.store.write(each, frame, run, host)
+        path.unlink(missing_ok=True)
+
+    def _report(self, trainer: Trainer) -> Callable[[int], None]:
+        last = [trainer.step]
+
+        def report(step: int) -> None:
+            self.progress.advance(len(trainer.specs) * (step - last[0]), f"step {step:,}")
+            last[0] = step
+
+        return report

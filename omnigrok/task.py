@@ -1,0 +1,174 @@
+"""The Task contract and the registry over the entry-point group ``omnigrok.tasks``.
+
+A task is one file: data, model, loss, metrics, default spec, citation. Subclass `Task`, register the class under
+the entry-point group, and every figure and command that is not tied to one dataset takes it by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok.spec import RunSpec, generator
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset as ExampleDataset
+
+    from omnigrok.data import Dataset
+
+Inputs = tuple[Tensor, ...]
+ENTRY_POINT_GROUP = "omnigrok.tasks"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A training pool and a test set, on one device, examples first.
+
+    Run r trains on the first ``n_train`` examples of the pool, so training sets of different size are nested.
+    `train_inputs` and `test_inputs` are tuples: the model is called as ``model(*inputs)``.
+    """
+
+    train_inputs: Inputs
+    train_targets: Tensor
+    test_inputs: Inputs
+    test_targets: Tensor
+    source: str
+
+    @property
+    def pool_size(self) -> int:
+        return len(self.train_targets)
+
+    def to(self, device: torch.device | str) -> TaskData:
+        return TaskData(
+            tuple(x.to(device) for x in self.train_inputs),
+            self.train_targets.to(device),
+            tuple(x.to(device) for x in self.test_inputs),
+            self.test_targets.to(device),
+            self.source,
+        )
+
+    def shuffled(self, data_seed: int) -> TaskData:
+        """The same data with the pool in a random order that `data_seed` keys."""
+        order = torch.randperm(self.pool_size, generator=generator(data_seed, "pool"))
+        return TaskData(
+            tuple(x[order] for x in self.train_inputs),
+            self.train_targets[order],
+            self.test_inputs,
+            self.test_targets,
+            self.source,
+        )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a run counts as having memorised (train) and as having generalised (test), by which metric."""
+
+    metric: str
+    train: float
+    test: float
+
+
+class Task(ABC):
+    """One experiment of a paper: what is learned, by which model, from which data."""
+
+    name: ClassVar[str]
+    display_name: ClassVar[str]
+    citation: ClassVar[str]
+    """A key of CITATION.cff's references, or a full reference."""
+    spec: ClassVar[RunSpec]
+    """The published grokking run."""
+    thresholds: ClassVar[Thresholds]
+    dataset: ClassVar[Dataset | None] = None
+    """The files that the task reads; None when it generates its data."""
+    recipe: ClassVar[str] = ""
+    """For generated data: a name and version that stand for it in the run's hash."""
+    batchable: ClassVar[bool] = True
+    """False when the model cannot be batched over runs, or is slower batched (nn.LSTM on a CPU)."""
+
+    @abstractmethod
+    def load(self, spec: RunSpec) -> TaskData:
+        """Train pool as published and test set, on the CPU, in ``spec.torch_dtype``. Independent of n_train and seed.
+
+        Raises:
+            DataUnavailableError: no source delivers the files.
+        """
+
+    @abstractmethod
+    def model(self, spec: RunSpec) -> nn.Module:
+        """The network with the library's default initialisation. The trainer scales it by alpha."""
+
+    @abstractmethod
+    def loss(self, outputs: Float[Tensor, "batch ..."], targets: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch"]:
+        """The loss of each example; the trainer minimises its mean."""
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Float[Tensor, "batch"]]:
+        """Further numbers per example, averaged over the split; the loss is always there."""
+        return {}
+
+    def landscape(self, preset: str) -> RunSpec | None:
+        """The L/U experiment at alpha = 1 on the norm sphere, for preset quick, default or paper; None: it has none."""
+        return None
+
+    def published_examples(self, spec: RunSpec) -> ExampleDataset[tuple[Tensor, Tensor]] | None:
+        """The training set behind the per-sample Python transforms of the published code, for `omnigrok bench`."""
+        return None
+
+    @classmethod
+    def data_sha256(cls) -> str:
+        """The content checksum of the data: part of every run's hash."""
+        if cls.dataset is not None:
+            return cls.dataset.sha256
+        return hashlib.sha256((cls.recipe or cls.name).encode()).hexdigest()
+
+
+def run_hash(spec: RunSpec) -> str:
+    """The name of a run in the store."""
+    return spec.hash(get_task(spec.task).data_sha256())
+
+
+def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
+    """The task's data for a spec, pool in the order that the spec asks for."""
+    data = task.load(spec)
+    if spec.subset == "shuffled":
+        data = data.shuffled(spec.data_seed)
+    return data.to(device)
+
+
+def check_size(task: Task, spec: RunSpec, data: TaskData) -> None:
+    """Raises SpecError when a spec wants more training examples than there are."""
+    if spec.n_train > data.pool_size:
+        raise SpecError(f"n_train {spec.n_train} is more than the {data.pool_size} training examples of {task.name}")
+
+
+def available_tasks() -> list[str]:
+    """Names of the registered tasks, in alphabetical order. Imports none of them."""
+    return sorted(_registered())
+
+
+@cache
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        OmnigrokError: no such task; the message lists those there are.
+    """
+    try:
+        entry = _registered()[name]
+    except KeyError:
+        raise OmnigrokError(f"unknown task {name!r}; there are: {', '.join(available_tasks())}") from None
+    task: Task = entry.load()()
+    return task
+
+
+@cache
+def _registered() -> dict:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}

@@ -1,0 +1,282 @@
+"""The one scaled-init trainer. A batch of runs is trained together; each keeps its own alpha, seed, weight decay,
+training-set size and norm sphere, and its result does not depend on its neighbours beyond floating-point rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import vmap
+
+from omnigrok.runs import Runs
+from omnigrok.schedule import evaluation_steps
+from omnigrok.spec import RunSpec, generator
+from omnigrok.task import Inputs, Task, TaskData, check_size
+
+EVALUATION_CHUNK = 500  # examples a call: activations of all runs stay near the processor's cache
+ORDER_BLOCK = 128  # steps whose batch order is drawn at once
+
+
+class Probe(Protocol):
+    """Measures something at the logged steps. A frozen dataclass: its fields enter the run's hash."""
+
+    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]: ...
+
+
+class Perturbation(Protocol):
+    """Changes the training inputs of a step (noise, PGD). A frozen dataclass: its fields enter the run's hash."""
+
+    def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs: ...
+
+
+SHARED_FIELDS = (
+    "task",
+    "optimizer",
+    "lr",
+    "betas",
+    "effective_batch_size",
+    "steps",
+    "dtype",
+    "subset",
+    "data_seed",
+    "evaluation_density",
+    "options",
+    "probes",
+    "perturbation",
+)
+"""What the runs of one batch have in common. All else may differ from run to run."""
+
+
+def batch_key(spec: RunSpec) -> tuple:
+    """Specs with equal keys can be trained in one batch."""
+    return tuple(getattr(spec, name) for name in SHARED_FIELDS)
+
+
+class Trainer:
+    """Trains a batch of runs.
+
+    Args:
+        task: the task of all runs.
+        specs: one spec a run; equal in SHARED_FIELDS.
+        data: the task's data on `device`.
+
+    Raises:
+        SpecError: a run wants more examples than the pool has.
+        ValueError: the specs cannot share a batch.
+    """
+
+    def __init__(
+        self, task: Task, specs: Sequence[RunSpec], data: TaskData, device: torch.device | str = "cpu"
+    ) -> None:
+        if len({batch_key(spec) for spec in specs}) != 1:
+            raise ValueError(f"the runs of a batch must agree in {', '.join(SHARED_FIELDS)}")
+        for spec in specs:
+            check_size(task, spec, data)
+        self.task, self.specs, self.data = task, tuple(specs), data
+        self.device = torch.device(device)
+        self.spec = specs[0]
+        self.step = 0
+        self._measured = -1  # a checkpoint at a logged step may lie before or after its measurement
+        self.runs = Runs(task, specs, device)
+        self._order = BatchOrder(specs, self.device)
+        self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
+        self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        as_row: Any = {"dtype": self.spec.torch_dtype, "device": device}
+        self._held = torch.tensor([spec.sphere for spec in specs], device=device)
+        self._decay = torch.tensor([spec.weight_decay for spec in specs], **as_row)
+        self._shrink = torch.tensor([1 - spec.lr * spec.weight_decay for spec in specs], **as_row)
+        self._any_held = any(spec.sphere for spec in specs)
+        self._any_decay = any(spec.weight_decay for spec in specs)
+        inputs, targets, shared = self.batch()
+        self.runs.adopt_layout(self.losses(inputs, targets, shared=shared).sum())
+        self.adam = torch.optim.Adam(self.runs.theta, lr=self.spec.lr, betas=self.spec.betas, fused=True)
+
+    def train(
+        self,
+        *,
+        checkpoint: Callable[[], None] | None = None,
+        checkpoint_seconds: float = 30.0,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Train to the last step, measuring on the way; call `checkpoint` at least that often and at the end."""
+        saved = time.monotonic()
+        while True:
+            if self.step in self._schedule and self.step > self._measured:
+                self.measure()
+                if progress is not None:
+                    progress(self.step)
+            if self.step >= self.spec.steps:
+                break
+            self.update()
+            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+                checkpoint()
+                saved = time.monotonic()
+                if progress is not None:
+                    progress(self.step)
+        if checkpoint is not None:
+            checkpoint()
+
+    def update(self) -> None:
+        """One step of every run."""
+        inputs, targets, shared = self.batch()
+        if self.spec.perturbation is not None:
+            inputs, targets = self._per_run(inputs, targets, shared)
+            inputs, shared = self.spec.perturbation(self, inputs, targets), False
+        self.runs.set_gradients(self.losses(inputs, targets, shared=shared).sum())
+        if self._any_decay and self.spec.optimizer == "adamw":
+            self.runs.scale_(self._shrink)  # decoupled: before the Adam step, as torch.optim.AdamW does
+        elif self._any_decay:
+            for matrix in self.runs.theta:
+                assert matrix.grad is not None
+                matrix.grad.addcmul_(matrix, self._decay[:, None])
+        self.adam.step()
+        if self._any_held:
+            self.runs.project_(self._held)
+        self.step += 1
+
+    def batch(self) -> tuple[Inputs, Tensor, bool]:
+        """The training batch of the current step: inputs, targets, and whether all runs share it.
+
+        Leading axes are (runs, batch), or (batch) when shared.
+        """
+        size = self.spec.effective_batch_size
+        if all(spec.n_train == size for spec in self.specs):  # full batch: the order does not matter
+            return tuple(x[:size] for x in self.data.train_inputs), self.data.train_targets[:size], True
+        index = self._order(self.step)
+        return tuple(x[index] for x in self.data.train_inputs), self.data.train_targets[index], False
+
+    def losses(self, inputs: Inputs, targets: Tensor, *, shared: bool = False) -> Float[Tensor, "runs"]:
+        """Mean loss of each run on a batch."""
+        outputs = self.runs.forward(inputs, shared=shared)
+        if len(self.runs) == 1:
+            return self.task.loss(outputs[0], targets if shared else targets[0]).mean().unsqueeze(0)
+        return vmap(self.task.loss, in_dims=(0, None if shared else 0))(outputs, targets).mean(dim=1)
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Log loss and metrics on train and test set, the weight norm, and the probes."""
+        self._measured = self.step
+        self._record("parameters", {"weight_norm": self.runs.norm()})
+        data = self.data
+        self._record("test", self._evaluate(data.test_inputs, data.test_targets))
+        sizes = torch.tensor([spec.n_train for spec in self.specs])
+        results: dict[str, Tensor] = {}
+        for n in sizes.unique().tolist():
+            rows = torch.nonzero(sizes == n).flatten().to(self.device)
+            metrics = self._evaluate(
+                tuple(x[:n] for x in data.train_inputs),
+                data.train_targets[:n],
+                rows=None if len(rows) == len(self.specs) else rows,
+            )
+            for name, values in metrics.items():
+                results.setdefault(name, values.new_zeros(len(self.specs)))[rows] = values
+        self._record("train", results)
+        for probe in self.spec.probes:
+            with torch.enable_grad():
+                self._record("probe", probe(self))
+
+    def frames(self) -> list[pd.DataFrame]:
+        """What was measured, a table a run: step, split, metric, value."""
+        steps = [s for s in sorted(self._schedule) if s <= self._measured]
+        logged = {key: torch.stack(values).double().cpu().numpy() for key, values in self._log.items()}
+        return [
+            pd.concat(
+                [
+                    pd.DataFrame({"step": np.array(steps), "split": split, "metric": metric, "value": values[:, r]})
+                    for (split, metric), values in sorted(logged.items())
+                ],
+                ignore_index=True,
+            )
+            for r in range(len(self.specs))
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on with the same bits: there is no generator state, batch order is keyed by step."""
+        return {
+            "step": self.step,
+            "measured": self._measured,
+            "runs": self.runs.state_dict(),
+            "adam": self.adam.state_dict(),
+            "log": {"/".join(key): torch.stack(values) for key, values in self._log.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.runs.load_state_dict(state["runs"])
+        self.adam.load_state_dict(state["adam"])
+        self._log.clear()
+        for key, values in state["log"].items():
+            split, metric = key.split("/", 1)
+            self._log[split, metric] = list(values.to(self.device))
+        self._measured = state["measured"]
+
+    def _evaluate(
+        self, inputs: Inputs, targets: Tensor, rows: Tensor | None = None
+    ) -> dict[str, Float[Tensor, "runs"]]:
+        """Means over a shared set of examples. Sums are in float64 where the device has it, and divided last."""
+        accumulate = torch.float32 if self.device.type == "mps" else torch.float64
+        sums: dict[str, Tensor] = {}
+        self.runs.module.eval()
+        for start in range(0, len(targets), EVALUATION_CHUNK):
+            part = slice(start, start + EVALUATION_CHUNK)
+            outputs = self.runs.forward(tuple(x[part] for x in inputs), shared=True, rows=rows)
+            values = vmap(self._example_metrics, in_dims=(0, None))(outputs, targets[part])
+            for name, value in values.items():
+                total = value.sum(dim=1, dtype=accumulate)
+                sums[name] = sums[name] + total if name in sums else total
+        self.runs.module.train()
+        return {name: total / len(targets) for name, total in sums.items()}
+
+    def _example_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.task.loss(outputs, targets), **self.task.metrics(outputs, targets)}
+
+    def _record(self, split: str, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._log[split, name].append(value.detach())
+
+    def _per_run(self, inputs: Inputs, targets: Tensor, shared: bool) -> tuple[Inputs, Tensor]:
+        """Batches of the runs with their own leading axis, also where they share one."""
+        if not shared:
+            return inputs, targets
+        runs = len(self.specs)
+        return tuple(x.expand(runs, *x.shape) for x in inputs), targets.expand(runs, *targets.shape)
+
+
+class BatchOrder:
+    """Minibatch indices: consecutive slices of an endless stream of permutations, one permutation an epoch.
+
+    The epoch's permutation is keyed by (seed, epoch), so the order is a function of the step alone. Where the batch
+    size divides N this is DataLoader(shuffle=True); elsewhere a batch may hold the end of one epoch and the start of
+    the next, so that every step has the same shape.
+    """
+
+    def __init__(self, specs: Iterable[RunSpec], device: torch.device) -> None:
+        self._runs = [(spec.seed, spec.n_train) for spec in specs]
+        self._size = next(iter(specs)).effective_batch_size
+        self._device = device
+        self._start: int | None = None
+        self._block = torch.empty(0)
+
+    def __call__(self, step: int) -> Int[Tensor, "runs batch"]:
+        start = step - step % ORDER_BLOCK
+        if start != self._start:
+            positions = range(start * self._size, (start + ORDER_BLOCK) * self._size)
+            stream = torch.stack([self.stream(seed, n, positions) for seed, n in self._runs])
+            block = stream.view(len(self._runs), ORDER_BLOCK, self._size).transpose(0, 1)
+            self._start, self._block = start, block.contiguous().to(self._device)
+        return self._block[step - start]
+
+    @staticmethod
+    def stream(seed: int, n: int, positions: range) -> Int[Tensor, "positions"]:
+        """A stretch of one run's stream of example indices."""
+        first, last = positions.start // n, (positions.stop - 1) // n
+        epochs = [torch.randperm(n, generator=generator(seed, "order", e)) for e in range(first, last + 1)]
+        return torch.cat(epochs)[positions.start - first * n : positions.stop - first * n]

@@ -1,0 +1,80 @@
+"""Panels that several figures draw: reduced loss against norm, and metrics with the weight norm against steps.
+
+Everywhere: median over seeds as a line, the range of seeds as a band, the paper's values as crosses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from omnigrok.analysis import bootstrap_interval, critical_alpha, pick
+from omnigrok.style import COLOURS
+from omnigrok.task import get_task
+from reproductions.paper import paper_values
+
+PaperPanel = tuple[str, str]  # figure and panel in paper_values.csv
+
+
+def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: PaperPanel | None) -> None:
+    """Reduced train and test metric against alpha, the norm on top, the critical norm with its interval over seeds."""
+    for split in ("train", "test"):
+        _median_and_range(ax, pick(landscape, task, split, metric), split, split, marker="o")
+        if paper is not None:
+            _crosses(ax, paper, f"{split} {metric}", split)
+    critical = critical_alpha(landscape, task, metric)
+    ax.axvline(critical.median(), color=COLOURS["critical"], ls="--", lw=1.2, label="critical norm $w_c$")
+    ax.axvspan(*bootstrap_interval(critical), color=COLOURS["critical"], alpha=0.15, lw=0)
+    rows = landscape[landscape["task"] == task]
+    unit = (rows["weight_norm"] / rows["alpha"]).median()
+    top = ax.secondary_xaxis("top", functions=(lambda x: np.asarray(x) * unit, lambda x: np.asarray(x) / unit))
+    top.set_xlabel("weight norm $|w|$", fontsize=8)
+    top.tick_params(labelsize=8)
+    ax.set(xscale="log", xlabel="relative weight norm $\\alpha$", ylabel=f"reduced {metric}")
+    name, size = get_task(task).display_name, rows["n_train"].iloc[0]
+    ax.set_title(f"{name}, N = {size}: $w_c$ at $\\alpha$ = {critical.median():.2f}", fontsize=10)
+    if metric == "loss":
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(-0.03, 1)
+
+
+def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: PaperPanel | None) -> None:
+    """Train and test metric (left) and weight norm (right) against steps."""
+    right = ax.twinx()
+    right.grid(False)
+    right.spines["right"].set_visible(True)
+    for axes, split, name, label in (
+        (ax, "train", metric, f"train {metric}"),
+        (ax, "test", metric, f"test {metric}"),
+        (right, "parameters", "weight_norm", "weight norm"),
+    ):
+        chosen = curves[(curves["split"] == split) & (curves["metric"] == name) & (curves["step"] > 0)]
+        seeds = chosen.pivot_table(index="step", columns="seed", values="value")
+        colour = "norm" if axes is right else split
+        _median_and_range(axes, seeds, colour, label)
+        if paper is not None:
+            _crosses(axes, paper, label, colour)
+    ax.set(xscale="log", xlabel="optimizer steps", ylabel=metric)
+    right.set_ylabel("weight norm $|w|$", color=COLOURS["norm"])
+    right.set_ylim(bottom=0)
+    lines = {str(line.get_label()): line for axes in (ax, right) for line in axes.get_lines()}
+    shown = {label: line for label, line in lines.items() if not label.startswith("_")}
+    ax.legend(shown.values(), shown.keys(), loc="lower right", fontsize=8)
+
+
+def _median_and_range(ax: Axes, seeds: pd.DataFrame, colour: str, label: str, marker: str = "") -> None:
+    ax.plot(seeds.index, seeds.median(axis=1), color=COLOURS[colour], label=label, marker=marker, ms=4)
+    ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=COLOURS[colour], alpha=0.2, lw=0)
+
+
+def _crosses(ax: Axes, paper: PaperPanel, series: str, colour: str) -> None:
+    """The paper's values in the colour of what they are compared with; a bound is not a value and is left out."""
+    values = paper_values(*paper, series)
+    values = values[values["uncertainty"] != "at most"]
+    if len(values):
+        ax.plot(values["x"], values["y"], ls="", marker="x", ms=6, mew=1.4, color=COLOURS[colour], alpha=0.65)
+        labels = [line.get_label() for line in ax.get_lines()]
+        if "paper" not in labels:
+            ax.plot([], [], ls="", marker="x", ms=6, color=COLOURS["paper"], label="paper")
