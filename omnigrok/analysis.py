@@ -112,12 +112,12 @@ def argmin_alpha(alphas: ArrayLike, values: ArrayLike) -> float:
     return float(np.exp(np.clip(x[i] - b / (2 * a), x[i - 1], x[i + 1])))
 
 
-def critical_alpha(landscape: pd.DataFrame, task: str, metric: str = "loss") -> pd.Series:
+def critical_alpha(landscape: pd.DataFrame, task: str, metric: str = "loss", statistic: str = "last") -> pd.Series:
     """The critical norm w_c of each seed in units of the default init's norm: argmin of the reduced test metric.
 
     The parabola is fitted to the logarithm of a loss and to an error as it is.
     """
-    surface = pick(landscape, task, "test", metric)
+    surface = pick(landscape, task, "test", metric, statistic)
     scale = np.log if metric == "loss" else np.asarray
     return surface.apply(lambda column: argmin_alpha(surface.index, scale(column)))
 

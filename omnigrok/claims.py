@@ -120,6 +120,21 @@ def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+TABLE_START, TABLE_END = "<!-- claims: omnigrok claims --write README.md -->", "<!-- end of claims -->"
+
+
+def replace_table(text: str, table: str) -> str:
+    """A Markdown text with the table of claims between its two markers replaced.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    if TABLE_START not in text or TABLE_END not in text:
+        raise ValueError(f"it has no lines {TABLE_START} and {TABLE_END}")
+    before, rest = text.split(TABLE_START, 1)
+    return f"{before}{TABLE_START}\n{table}\n{TABLE_END}{rest.split(TABLE_END, 1)[1]}"
+
+
 def measured_text(claim: dict[str, Any]) -> str:
     """A measurement and its interval in four significant digits; a censored time is not reached."""
     if claim["n_seeds"] == 0:

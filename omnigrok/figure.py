@@ -26,6 +26,7 @@ from omnigrok import console
 from omnigrok.claims import Claim, Tables, measured_text
 from omnigrok.data import file_sha256, make_folder
 from omnigrok.errors import DataUnavailableError, OmnigrokError
+from omnigrok.executors import process_pool
 from omnigrok.provenance import command_line, provenance
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
@@ -117,6 +118,15 @@ class Reproduction:
                 show_default=True,
                 help="The store of runs.",
             ),
+            click.Option(
+                ["--workers"],
+                type=click.IntRange(1),
+                default=1,
+                show_default=True,
+                help="Processes that share the work; one is best on few cores. Machines on one file system may "
+                "also run "
+                "the same command side by side.",
+            ),
             click.Option(["--dry-run"], is_flag=True, help="Print runs, steps, time and memory; train nothing."),
             click.Option(["--force"], is_flag=True, help="Train again what is in the store."),
         ]
@@ -134,6 +144,7 @@ class Reproduction:
         out: Path | None = None,
         results: Path = Path("results"),
         dry_run: bool = False,
+        workers: int = 1,
         force: bool = False,
     ) -> None:
         """Train what is missing, then write and print the figure's outputs."""
@@ -147,7 +158,8 @@ class Reproduction:
         if dry_run:
             print(describe(specs, store, device))
             return
-        runs = run_sweep(specs, store, device=device, force=force)
+        with process_pool(workers) as executor:
+            runs = run_sweep(specs, store, device=device, executor=executor, force=force)
         tables = self.tables(runs, options)
         published = n_train is None  # claims are stated at the published training-set size
         claims = [claim.test(tables if published else {}) for claim in self.claims]
@@ -160,6 +172,7 @@ class Reproduction:
             "runs": [run_hash(spec) for spec in specs],
             "seeds": options.seeds,
             "wall_seconds": round(time.time() - start, 1),
+            "training_seconds": round(store.training_seconds(specs), 1),
             "data": _data_record(specs),
             "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
         }

@@ -19,16 +19,18 @@ from omnigrok.trainer import BatchOrder
 
 
 class Examples(Dataset):
-    """The first n examples of the pool, one at a time."""
+    """The first n examples of the pool, or of the test set, one at a time."""
 
-    def __init__(self, data: TaskData, n: int) -> None:
-        self.data, self.n = data, n
+    def __init__(self, data: TaskData, n: int, *, test: bool = False) -> None:
+        self.inputs = data.test_inputs if test else data.train_inputs
+        self.targets = data.test_targets if test else data.train_targets
+        self.n = n
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, i: int) -> tuple[Tensor, ...]:
-        return (*[x[i] for x in self.data.train_inputs], self.data.train_targets[i])
+        return (*[x[i] for x in self.inputs], self.targets[i])
 
 
 class Stream(Sampler[int]):
@@ -49,14 +51,17 @@ def weight_norm(model: nn.Module) -> float:
     return sum(p.detach().double().square().sum().item() for p in model.parameters()) ** 0.5
 
 
-def train(task: Task, spec: RunSpec, data: TaskData, examples: Dataset | None = None) -> nn.Module:
-    """Train one run and return its module. `examples` replaces the tensors by another view of the same examples."""
+def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
+    """Train one run and return its module."""
     model = scaled_model(task, spec)
     radius = weight_norm(model)
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
     optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
     loader = DataLoader(
-        examples or Examples(data, spec.n_train), batch_size=spec.effective_batch_size, sampler=Stream(spec)
+        Examples(data, spec.n_train),
+        batch_size=spec.effective_batch_size,
+        sampler=Stream(spec),
+        generator=torch.Generator(),  # DataLoader draws a seed for its workers, from the global generator if left alone
     )
     for *inputs, targets in loader:
         optimizer.zero_grad()

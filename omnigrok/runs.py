@@ -6,7 +6,8 @@ sphere divides it by its norm. A batch of one run is an ordinary module and take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from omnigrok.spec import RunSpec, seed_of
 from omnigrok.task import Inputs, Task
+
+Model = Callable[..., Tensor]
 
 
 def scaled_model(task: Task, spec: RunSpec) -> nn.Module:
@@ -40,7 +43,8 @@ class Runs:
 
     Attributes:
         params: each of the module's parameters with a leading axis of runs.
-        theta: the same memory as one (runs, n) matrix a parameter, for the optimizer and the row arithmetic.
+        theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
+        leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
         radius: (runs,) the weight norm of each run's scaled init: its sphere.
     """
 
@@ -53,6 +57,7 @@ class Runs:
         self._single = len(specs) == 1
         self._bind()
         self.radius = self.norm()
+        self._ones = torch.ones_like(self.radius)
 
     def __len__(self) -> int:
         return len(self.radius)
@@ -67,44 +72,78 @@ class Runs:
         for matrix in self.theta:
             matrix.mul_(factors[:, None])
 
+    def decay_(self, rates: Float[Tensor, "runs"]) -> None:
+        """Take the share rates[r] off every parameter of run r.
+
+        Not `scale_(1 - rates)`: a rate of 1e-5 would lose 0.3 % of itself in the float32 rounding of 0.99999.
+        """
+        for matrix in self.theta:
+            matrix.addcmul_(matrix, rates[:, None], value=-1)
+
     def project_(self, held: Float[Tensor, "runs"]) -> None:
         """Put the runs marked in `held` (bool) back on their sphere: theta <- theta * radius / |theta|."""
         self.scale_(torch.where(held, self.radius / self.norm(), 1.0))
 
-    def forward(self, inputs: Inputs, *, shared: bool = False, rows: Tensor | None = None) -> Float[Tensor, "runs ..."]:
-        """Outputs of every run (or of some rows). Inputs lead with (runs, batch), or with (batch) when shared."""
+    def map(
+        self,
+        function: Callable[[Model, Inputs, Tensor], Any],
+        inputs: Inputs,
+        targets: Tensor,
+        *,
+        shared: bool = False,
+        rows: Tensor | None = None,
+    ) -> Any:
+        """``function(model, inputs, targets)`` of every run (or of some rows), results stacked along a runs axis.
+
+        Inputs and targets lead with (runs, batch), or with (batch) when all runs share them. Results may be tensors or
+        dictionaries of tensors.
+        """
         if self._single:
-            return self.module(*(inputs if shared else [x[0] for x in inputs])).unsqueeze(0)
+            if not shared:
+                inputs, targets = tuple(x[0] for x in inputs), targets[0]
+            result = function(self.module, inputs, targets)
+            if isinstance(result, dict):
+                return {name: value.unsqueeze(0) for name, value in result.items()}
+            return result.unsqueeze(0)
         params, buffers = self.params, self.buffers
         if rows is not None:
             params = {k: p[rows] for k, p in params.items()}
             buffers = {k: b[rows] for k, b in buffers.items()}
 
-        def outputs(params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs) -> Tensor:
-            return functional_call(self.module, (params, buffers), inputs)
+        def one(params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, targets: Tensor) -> Any:
+            def model(*inputs: Tensor) -> Tensor:
+                return functional_call(self.module, (params, buffers), inputs)
 
-        in_dims = (0, 0, None if shared else 0)
-        return vmap(outputs, in_dims=in_dims, randomness="different")(params, buffers, inputs)
+            return function(model, inputs, targets)
 
-    def set_gradients(self, loss: Float[Tensor, ""]) -> None:
-        """Put the gradient of a scalar that is a sum over runs into ``theta[...].grad``: each row its own run's."""
-        for matrix, p, g in zip(self.theta, self.params.values(), self._gradients(loss), strict=True):
+        own = None if shared else 0
+        return vmap(one, in_dims=(0, 0, own, own), randomness="different")(params, buffers, inputs, targets)
+
+    def set_gradients(self, losses: Float[Tensor, "runs"]) -> None:
+        """Put the gradient of each run's loss into its row of the leaves' ``grad``."""
+        if self._single:
+            for p in self.leaves:
+                p.grad = None
+            torch.autograd.backward(losses, self._ones)
+            return
+        for matrix, p, g in zip(self.theta, self.params.values(), self._gradients(losses), strict=True):
             if g.stride() != p.stride():
                 g = torch.empty_like(p).copy_(g)
             matrix.grad = in_memory_order(g)
 
-    def adopt_layout(self, loss: Float[Tensor, ""]) -> None:
+    def adopt_layout(self, losses: Float[Tensor, "runs"]) -> None:
         """Lay the parameters out in memory as their gradients come (a batched weight's is transposed): saves a copy."""
-        for p, g in zip(self.params.values(), self._gradients(loss), strict=True):
+        if self._single:
+            return
+        for p, g in zip(self.params.values(), self._gradients(losses), strict=True):
             dense = torch.empty_like(g)
             if dense.stride() == g.stride() != p.stride() and g.stride(0) == g[0].numel():
                 p.data = dense.copy_(p.detach())
         self._bind()
 
-    def _gradients(self, loss: Float[Tensor, ""]) -> list[Tensor]:
-        leaves = self.module.parameters() if self._single else self.params.values()
-        gradients = torch.autograd.grad(loss, list(leaves))
-        return [g.unsqueeze(0) for g in gradients] if self._single else list(gradients)
+    def _gradients(self, losses: Float[Tensor, "runs"]) -> tuple[Tensor, ...]:
+        """No run's loss depends on another's parameters: the gradient of the sum is each run's own."""
+        return torch.autograd.grad(losses, list(self.params.values()), self._ones)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {"params": {k: p.detach() for k, p in self.params.items()}, "buffers": self.buffers}
@@ -119,6 +158,7 @@ class Runs:
     def _bind(self) -> None:
         """Make theta, and the module of a single run, views of the parameters' memory."""
         self.theta = [in_memory_order(p.detach()) for p in self.params.values()]
+        self.leaves: list[Tensor] = self.theta
         if not self._single:
             self.module.to("meta")  # only its structure is used
             return
@@ -126,6 +166,7 @@ class Runs:
             p.data = self.params[name].data[0]
         for name, b in self.module.named_buffers():
             b.data = self.buffers[name].data[0]
+        self.leaves = list(self.module.parameters())
 
 
 def in_memory_order(stacked: Float[Tensor, "runs ..."]) -> Float[Tensor, "runs n"]:

@@ -91,6 +91,11 @@ class Store:
         tables = [table for table in map(self.read, specs) if table is not None]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
+    def training_seconds(self, specs: Sequence[RunSpec]) -> float:
+        """What the runs cost when they were trained: their share of their batches' seconds."""
+        found = [read_run(self.path(spec)) for spec in specs if self.path(spec).is_file()]
+        return sum(host["batch_seconds"] / run["runs_per_batch"] for _, run, host in found)
+
     def delete(self, spec: RunSpec) -> None:
         self.path(spec).unlink(missing_ok=True)
 
@@ -108,9 +113,10 @@ class Store:
         name = hashlib.sha256(" ".join(map(run_hash, specs)).encode()).hexdigest()[:16]
         return self.root / specs[0].task / "checkpoints" / f"{name}.pt"
 
-    def save_checkpoint(self, specs: Sequence[RunSpec], state: dict[str, Any]) -> None:
+    def save_checkpoint(self, specs: Sequence[RunSpec], state: dict[str, Any], seconds: float) -> None:
+        """Keep a trainer's state and the seconds spent on it so far."""
         with atomic(self.checkpoint_path(specs)) as temporary:
-            torch.save({"runs": list(map(run_hash, specs)), "state": state}, temporary)
+            torch.save({"runs": list(map(run_hash, specs)), "state": state, "seconds": seconds}, temporary)
 
     def load_checkpoint(self, path: Path, device: str) -> dict[str, Any] | None:
         """A checkpoint's content, or None when it is not there or not readable (it is then named and removed)."""

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from omnigrok.batching import Batching, batching
+from omnigrok.executors import Executor, completed
 from omnigrok.progress import Progress
 from omnigrok.provenance import provenance
 from omnigrok.schedule import evaluation_steps
@@ -42,8 +43,13 @@ class Batch:
     batching: Batching | None
 
     @property
-    def run_steps(self) -> int:
-        return len(self.specs) * self.specs[0].steps
+    def step_cost(self) -> float:
+        """Estimated seconds of a step of one run: what progress is counted in. One where the size is set by hand."""
+        return self.batching.step_seconds if self.batching else 1.0
+
+    @property
+    def cost(self) -> float:
+        return len(self.specs) * self.specs[0].steps * self.step_cost
 
 
 def run_sweep(
@@ -52,6 +58,7 @@ def run_sweep(
     *,
     device: str = "cpu",
     runs_per_batch: int | None = None,
+    executor: Executor | None = None,
     force: bool = False,
     show_progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -60,6 +67,8 @@ def run_sweep(
 
     Args:
         runs_per_batch: set the batch size over runs by hand; None measures it.
+        executor: trains batches elsewhere (`executors.process_pool`, or a Dask client's `get_executor()`); every
+            worker must see the store's folder. None trains in this process.
         force: train again what is in the store.
 
     Raises:
@@ -71,11 +80,24 @@ def run_sweep(
             store.delete(spec)
     batches = plan(specs, store, device, runs_per_batch)
     label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))
-    with Progress(sum(b.run_steps for b in batches), label, show=show_progress and bool(batches)) as progress:
+    with Progress(sum(batch.cost for batch in batches), label, show=show_progress and bool(batches)) as progress:
         worker = _Worker(store, device, checkpoint_seconds, progress)
-        deferred = [spec for batch in batches for spec in worker.train(batch.specs)]
+        if executor is None:
+            deferred = [spec for batch in batches for spec in worker.train(batch.specs, batch.step_cost)]
+        else:
+            calls = [(str(store.root), batch.specs, device, checkpoint_seconds) for batch in batches]
+            deferred = []
+            for i, left in completed(executor, train_batch, calls):
+                deferred += left
+                progress.advance(batches[i].cost)
         worker.wait_for(deferred)
     return store.load(specs)
+
+
+def train_batch(root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float) -> list[RunSpec]:
+    """Train one batch into the store at `root`; what an executor's worker does. Returns what others are training."""
+    quiet = Progress(0, "", show=False)
+    return _Worker(Store(root), device, checkpoint_seconds, quiet).train(specs)
 
 
 def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: int | None = None) -> list[Batch]:
@@ -84,12 +106,18 @@ def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: in
     for spec in specs:
         check_size(get_task(spec.task), spec, task_data(spec, device))
     by_hash = {run_hash(spec): spec for spec in specs}
+
+    def measured(spec: RunSpec) -> Batching | None:
+        if runs_per_batch is not None:
+            return None
+        return batching(get_task(spec.task), spec, task_data(spec, device), device, store)
+
     missing = {h for h, spec in by_hash.items() if not store.finished(spec)}
     batches: list[Batch] = []
     for task in sorted({spec.task for spec in specs}):
         for path, hashes in store.checkpointed_batches(task):
             if set(hashes) <= missing or (set(hashes) <= set(by_hash) and set(hashes) & missing):
-                batches.append(Batch(tuple(by_hash[h] for h in hashes), None))
+                batches.append(Batch(tuple(by_hash[h] for h in hashes), measured(by_hash[hashes[0]])))
                 missing -= set(hashes)
             elif set(hashes) <= set(by_hash):
                 path.unlink(missing_ok=True)  # all its runs are finished
@@ -99,15 +127,12 @@ def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: in
     for group in groups.values():
         if not any(run_hash(spec) in missing for spec in group):
             continue
-        measured = None
-        size = runs_per_batch
-        if size is None:
-            measured = batching(get_task(group[0].task), group[0], task_data(group[0], device), device, store)
-            size = measured.runs
+        found = measured(group[0])
+        size = found.runs if found else runs_per_batch or 1
         for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / size)):
             left = tuple(group[i] for i in part if run_hash(group[i]) in missing)
             if left:
-                batches.append(Batch(left, measured))
+                batches.append(Batch(left, found))
     return batches
 
 
@@ -119,15 +144,15 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str) -> str:
     for batch in batches:
         spec = batch.specs[0]
         data = task_data(spec, device)
-        measured = batch.batching or batching(get_task(spec.task), spec, data, device, store)
-        seconds = measured.seconds(
+        found = batch.batching
+        assert found is not None
+        seconds = found.seconds(
             spec.steps, len(evaluation_steps(spec.steps, spec.evaluation_density)), len(batch.specs)
         )
         total += seconds
-        mebibytes = (len(batch.specs) * measured.run_bytes + data_bytes(data)) / 2**20
+        mebibytes = (len(batch.specs) * found.run_bytes + data_bytes(data)) / 2**20
         lines.append(
-            f"{spec.task:<18}{len(batch.specs):>6}{spec.steps:>9}{measured.runs:>12}"
-            f"{seconds / 60:>9.1f}{mebibytes:>8.0f}"
+            f"{spec.task:<18}{len(batch.specs):>6}{spec.steps:>9}{found.runs:>12}{seconds / 60:>9.1f}{mebibytes:>8.0f}"
         )
     runs, left = len(unique(specs)), sum(len(batch.specs) for batch in batches)
     lines.append(f"{runs - left} of {runs} runs are finished; about {total / 60:.1f} min left")
@@ -164,7 +189,7 @@ class _Worker:
     checkpoint_seconds: float
     progress: Progress
 
-    def train(self, specs: Sequence[RunSpec]) -> list[RunSpec]:
+    def train(self, specs: Sequence[RunSpec], step_cost: float = 0.0) -> list[RunSpec]:
         """Train a batch and store its runs. Returns those that another process is training."""
         with contextlib.ExitStack() as locks:
             taken, deferred = [], []
@@ -179,7 +204,7 @@ class _Worker:
             whole = not deferred and self.store.checkpoint_path(specs).is_file()
             batch = list(specs) if whole else missing
             if missing:
-                self._train_locked(batch, missing)
+                self._train_locked(batch, missing, step_cost)
         return deferred
 
     def wait_for(self, specs: Sequence[RunSpec]) -> None:
@@ -191,7 +216,7 @@ class _Worker:
             left = self.train(left)
             time.sleep(1.0 if left else 0.0)
 
-    def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec]) -> None:
+    def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
         spec = specs[0]
         task, data = get_task(spec.task), task_data(spec, self.device)
         trainer = Trainer(task, specs, data, self.device)
@@ -199,31 +224,34 @@ class _Worker:
         saved = self.store.load_checkpoint(path, self.device)
         if saved is not None:
             trainer.load_state_dict(saved["state"])
-        self.progress.advance(len(specs) * trainer.step)
-        start, before = time.time(), trainer.step
+        spent = saved["seconds"] if saved is not None else 0.0
+        self.progress.advance(len(specs) * trainer.step * step_cost)
+        start = time.time()
         trainer.train(
-            checkpoint=lambda: self.store.save_checkpoint(specs, trainer.state_dict()),
+            checkpoint=lambda: self.store.save_checkpoint(specs, trainer.state_dict(), spent + time.time() - start),
             checkpoint_seconds=self.checkpoint_seconds,
-            progress=self._report(trainer),
+            progress=self._report(trainer, step_cost),
         )
-        wall = time.time() - start
         run: dict[str, Any] = {
             "data": {"source": data.source, "sha256": task.data_sha256(), "n": spec.n_train},
             "provenance": {**provenance(self.device), "dtype": spec.dtype},
             "runs_per_batch": len(specs),
         }
-        host = {"finished": time.time(), "batch_seconds": wall, "batch_steps": trainer.step - before}
+        host = {"finished": time.time(), "batch_seconds": spent + time.time() - start}
         for each, frame in zip(specs, trainer.frames(), strict=True):
             if each in missing:
                 run["data"]["n"] = each.n_train
                 self.store.write(each, frame, run, host)
         path.unlink(missing_ok=True)
 
-    def _report(self, trainer: Trainer) -> Callable[[int], None]:
+    def _report(self, trainer: Trainer, step_cost: float) -> Callable[[int], None]:
         last = [trainer.step]
 
         def report(step: int) -> None:
-            self.progress.advance(len(trainer.specs) * (step - last[0]), f"step {step:,}")
+            metric = trainer.task.thresholds.metric
+            train, test = (trainer.latest(split, metric) for split in ("train", "test"))
+            note = f"step {step:,}, mean {metric}: train {train:.3f}, test {test:.3f}"
+            self.progress.advance(len(trainer.specs) * (step - last[0]) * step_cost, note)
             last[0] = step
 
         return report

@@ -77,6 +77,15 @@ class Thresholds:
     test: float
 
 
+@dataclass(frozen=True)
+class PublishedEvaluation:
+    """An evaluation of the published code: every so many steps, on so many training and test examples."""
+
+    every: int = 100
+    train: int = 0
+    test: int = 0
+
+
 class Task(ABC):
     """One experiment of a paper: what is learned, by which model, from which data."""
 
@@ -91,6 +100,8 @@ class Task(ABC):
     """The files that the task reads; None when it generates its data."""
     recipe: ClassVar[str] = ""
     """For generated data: a name and version that stand for it in the run's hash."""
+    published_evaluation: ClassVar[PublishedEvaluation] = PublishedEvaluation()
+    """What the published code evaluates and how often, for `omnigrok bench`."""
     batchable: ClassVar[bool] = True
     """False when the model cannot be batched over runs, or is slower batched (nn.LSTM on a CPU)."""
 
@@ -118,8 +129,8 @@ class Task(ABC):
         """The L/U experiment at alpha = 1 on the norm sphere, for preset quick, default or paper; None: it has none."""
         return None
 
-    def published_examples(self, spec: RunSpec) -> ExampleDataset[tuple[Tensor, Tensor]] | None:
-        """The training set behind the per-sample Python transforms of the published code, for `omnigrok bench`."""
+    def published_examples(self, spec: RunSpec, split: str) -> ExampleDataset[tuple[Tensor, Tensor]] | None:
+        """A split (train, test) behind the per-sample Python transforms of the published code, for `omnigrok bench`."""
         return None
 
     @classmethod

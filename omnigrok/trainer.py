@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import vmap
 
-from omnigrok.runs import Runs
+from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import Inputs, Task, TaskData, check_size
@@ -89,15 +88,21 @@ class Trainer:
         self._order = BatchOrder(specs, self.device)
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-        as_row: Any = {"dtype": self.spec.torch_dtype, "device": device}
         self._held = torch.tensor([spec.sphere for spec in specs], device=device)
-        self._decay = torch.tensor([spec.weight_decay for spec in specs], **as_row)
-        self._shrink = torch.tensor([1 - spec.lr * spec.weight_decay for spec in specs], **as_row)
         self._any_held = any(spec.sphere for spec in specs)
-        self._any_decay = any(spec.weight_decay for spec in specs)
+        decays = {spec.weight_decay for spec in specs}
+        self._decay: Float[Tensor, "runs"] | None = None  # rows that differ in weight decay are decayed by hand
+        if len(decays) > 1:
+            self._decay = torch.tensor(
+                [spec.weight_decay for spec in specs], dtype=self.spec.torch_dtype, device=device
+            )
         inputs, targets, shared = self.batch()
-        self.runs.adopt_layout(self.losses(inputs, targets, shared=shared).sum())
-        self.adam = torch.optim.Adam(self.runs.theta, lr=self.spec.lr, betas=self.spec.betas, fused=True)
+        self.runs.adopt_layout(self.losses(inputs, targets, shared=shared))
+        optimizer = torch.optim.AdamW if self.spec.optimizer == "adamw" else torch.optim.Adam
+        common = decays.pop() if self._decay is None else 0.0
+        self.optimizer = optimizer(
+            self.runs.leaves, lr=self.spec.lr, betas=self.spec.betas, weight_decay=common, fused=True
+        )
 
     def train(
         self,
@@ -130,14 +135,10 @@ class Trainer:
         if self.spec.perturbation is not None:
             inputs, targets = self._per_run(inputs, targets, shared)
             inputs, shared = self.spec.perturbation(self, inputs, targets), False
-        self.runs.set_gradients(self.losses(inputs, targets, shared=shared).sum())
-        if self._any_decay and self.spec.optimizer == "adamw":
-            self.runs.scale_(self._shrink)  # decoupled: before the Adam step, as torch.optim.AdamW does
-        elif self._any_decay:
-            for matrix in self.runs.theta:
-                assert matrix.grad is not None
-                matrix.grad.addcmul_(matrix, self._decay[:, None])
-        self.adam.step()
+        self.runs.set_gradients(self.losses(inputs, targets, shared=shared))
+        if self._decay is not None:
+            self._decay_rows()
+        self.optimizer.step()
         if self._any_held:
             self.runs.project_(self._held)
         self.step += 1
@@ -155,10 +156,12 @@ class Trainer:
 
     def losses(self, inputs: Inputs, targets: Tensor, *, shared: bool = False) -> Float[Tensor, "runs"]:
         """Mean loss of each run on a batch."""
-        outputs = self.runs.forward(inputs, shared=shared)
-        if len(self.runs) == 1:
-            return self.task.loss(outputs[0], targets if shared else targets[0]).mean().unsqueeze(0)
-        return vmap(self.task.loss, in_dims=(0, None if shared else 0))(outputs, targets).mean(dim=1)
+
+        def loss(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
+            return self.task.loss(model(*inputs), targets).mean()
+
+        losses: Tensor = self.runs.map(loss, inputs, targets, shared=shared)
+        return losses
 
     @torch.no_grad()
     def measure(self) -> None:
@@ -183,6 +186,10 @@ class Trainer:
             with torch.enable_grad():
                 self._record("probe", probe(self))
 
+    def latest(self, split: str, metric: str) -> float:
+        """The mean over runs of what was measured last."""
+        return self._log[split, metric][-1].mean().item()
+
     def frames(self) -> list[pd.DataFrame]:
         """What was measured, a table a run: step, split, metric, value."""
         steps = [s for s in sorted(self._schedule) if s <= self._measured]
@@ -204,14 +211,14 @@ class Trainer:
             "step": self.step,
             "measured": self._measured,
             "runs": self.runs.state_dict(),
-            "adam": self.adam.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "log": {"/".join(key): torch.stack(values) for key, values in self._log.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.runs.load_state_dict(state["runs"])
-        self.adam.load_state_dict(state["adam"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self._log.clear()
         for key, values in state["log"].items():
             split, metric = key.split("/", 1)
@@ -227,20 +234,32 @@ class Trainer:
         self.runs.module.eval()
         for start in range(0, len(targets), EVALUATION_CHUNK):
             part = slice(start, start + EVALUATION_CHUNK)
-            outputs = self.runs.forward(tuple(x[part] for x in inputs), shared=True, rows=rows)
-            values = vmap(self._example_metrics, in_dims=(0, None))(outputs, targets[part])
+            values = self.runs.map(
+                self._example_metrics, tuple(x[part] for x in inputs), targets[part], shared=True, rows=rows
+            )
             for name, value in values.items():
                 total = value.sum(dim=1, dtype=accumulate)
                 sums[name] = sums[name] + total if name in sums else total
         self.runs.module.train()
         return {name: total / len(targets) for name, total in sums.items()}
 
-    def _example_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def _example_metrics(self, model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
+        outputs = model(*inputs)
         return {"loss": self.task.loss(outputs, targets), **self.task.metrics(outputs, targets)}
 
     def _record(self, split: str, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self._log[split, name].append(value.detach())
+
+    def _decay_rows(self) -> None:
+        """Weight decay of each row's own: decoupled before the step, as torch.optim.AdamW does, or in the gradient."""
+        assert self._decay is not None
+        if self.spec.optimizer == "adamw":
+            self.runs.decay_(self.spec.lr * self._decay)
+            return
+        for matrix in self.runs.theta:
+            assert matrix.grad is not None
+            matrix.grad.addcmul_(matrix, self._decay[:, None])
 
     def _per_run(self, inputs: Inputs, targets: Tensor, shared: bool) -> tuple[Inputs, Tensor]:
         """Batches of the runs with their own leading axis, also where they share one."""

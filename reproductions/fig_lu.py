@@ -3,6 +3,10 @@
 Every run is held on a sphere of weight norm alpha times that of the default init. Against alpha the training loss looks
 like an L, the test loss like a U; the bottom of the U is the critical norm. One panel a task; MNIST also as error rate.
 
+The paper's error rates are the best over training, drawn dotted here beside the last value. The two differ at the ends:
+at alpha = 10 some seeds still lose a few of the 200 training images at the last step, because Adam's steps, of fixed
+size, keep the weights oscillating on a sphere this large.
+
 Compare training-set sizes:  python -m reproductions.fig_lu --tasks mnist --n-train 1000 --out figures/n1000
 """
 
@@ -18,11 +22,11 @@ from matplotlib.figure import Figure
 from omnigrok.analysis import critical_alpha, pick, reduced
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
 from omnigrok.figure import Options, Reproduction
+from omnigrok.panels import legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH, not_run
 from omnigrok.task import available_tasks, get_task
-from reproductions.panels import lu_panel
-from reproductions.paper import LIU
+from reproductions.paper import LIU, paper_panel
 
 ORDER = ("teacher_student", "mnist", "imdb", "qm9", "modular")
 ERROR_PANELS = ("mnist",)  # published as an error rate
@@ -74,25 +78,33 @@ def draw(tables: Tables, options: Options) -> Figure:
         if name in options.missing:
             not_run(ax, get_task(name).display_name, options.missing[name])
         else:
-            lu_panel(ax, tables[""], name, metric, paper=PAPER_SERIES.get((name, metric)) if published else None)
-    axes.flat[0].legend(loc="best", fontsize=8)
+            lu_panel(
+                ax,
+                tables[""],
+                name,
+                metric,
+                paper_panel(*PAPER_SERIES.get((name, metric), ("", ""))) if published else {},
+            )
+    for position in sorted({0, *(i for i, (_, metric) in enumerate(panels) if metric != "loss")}):
+        legend(axes.flat[position])
     return figure
 
 
-def lowest(tables: Tables, task: str, metric: str) -> pd.Series:
-    return pick(tables[""], task, "test", metric).min()
+def surface(tables: Tables, task: str, split: str, metric: str, statistic: str = "last") -> pd.DataFrame:
+    return pick(tables[""], task, split, metric, statistic)
 
 
-def at_alpha(tables: Tables, task: str, metric: str, alpha: float) -> pd.Series:
-    return pick(tables[""], task, "test", metric).T[alpha]
+def mnist(tables: Tables, split: str, statistic: str = "best") -> pd.DataFrame:
+    """MNIST's error, as published: the best over training."""
+    return surface(tables, "mnist", split, "error", statistic)
 
 
-def worst_train(tables: Tables, task: str, metric: str, from_alpha: float) -> pd.Series:
-    surface = pick(tables[""], task, "train", metric)
-    return surface[surface.index >= from_alpha].max()
+def ts_wall(tables: Tables) -> pd.Series:
+    losses = surface(tables, "teacher_student", "test", "loss")
+    return losses.T[10.0] / losses.min()
 
 
-FIG2, FIG3 = "Liu 2023 Fig. 2, repository output", "Liu 2023 Fig. 3, digitised"
+FIG2, FIG3 = "Liu 2023 Fig. 2, repository output", "Liu 2023 Fig. 3, digitised, best over training"
 CLAIMS = [
     Claim(
         "ts-minimum", "teacher_student", "Teacher-student: the reduced test loss is lowest at alpha", FIG2,
@@ -100,28 +112,31 @@ CLAIMS = [
     ),
     Claim(
         "ts-wall", "teacher_student", "Teacher-student: test loss at alpha = 10 over its minimum", FIG2,
-        at_least(1e4, paper=1.2e5),
-        lambda t: at_alpha(t, "teacher_student", "loss", 10) / lowest(t, "teacher_student", "loss"),
+        at_least(1e4, paper=1.2e5), ts_wall,
     ),
     Claim(
         "ts-floor", "teacher_student", "Teacher-student: highest train loss for alpha >= 0.63", FIG2,
-        at_most(1e-5, paper=1e-6), lambda t: worst_train(t, "teacher_student", "loss", 0.63),
+        at_most(1e-5, paper=1e-6), lambda t: surface(t, "teacher_student", "train", "loss")[0.63:].max(),
     ),
     Claim(
         "mnist-minimum", "mnist", "MNIST, N = 200: the reduced test error is lowest at alpha", FIG3,
-        Between(0.7, 2, paper=1.5), lambda t: critical_alpha(t[""], "mnist", "error"),
+        Between(0.7, 2, paper=1.5), lambda t: critical_alpha(t[""], "mnist", "error", "best"),
     ),
     Claim(
         "mnist-lowest", "mnist", "MNIST, N = 200: lowest reduced test error", FIG3,
-        Between(0.15, 0.24, paper=0.18), lambda t: lowest(t, "mnist", "error"),
+        Between(0.15, 0.24, paper=0.18), lambda t: mnist(t, "test").min(),
     ),
     Claim(
         "mnist-overfit", "mnist", "MNIST, N = 200: test error at alpha = 8", FIG3,
-        at_least(0.6, paper=0.79), lambda t: at_alpha(t, "mnist", "error", ALPHA_8),
+        at_least(0.6, paper=0.79), lambda t: mnist(t, "test").T[ALPHA_8],
     ),
     Claim(
         "mnist-floor", "mnist", "MNIST, N = 200: highest train error for alpha >= 1", FIG3,
-        at_most(0.01, paper=0.0), lambda t: worst_train(t, "mnist", "error", 1.0),
+        at_most(0.01, paper=0.0), lambda t: mnist(t, "train")[1.0:].max(),
+    ),
+    Claim(
+        "mnist-floor-last", "mnist", "The same at the last step instead of the best one", FIG3,
+        at_most(0.01, paper=0.0), lambda t: mnist(t, "train", "last")[1.0:].max(),
     ),
 ]  # fmt: skip
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from omnigrok.analysis import onset, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
 from omnigrok.figure import Options, Reproduction
+from omnigrok.panels import grokking_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions.panels import grokking_panel
-from reproductions.paper import LIU
+from reproductions.paper import LIU, paper_panel
 
 CURVE = ["task", "alpha", "n_train", "weight_decay", "seed", "step", "split", "metric", "value"]
 STEPS = {"quick": 600, "default": 60_000, "paper": 100_000}
@@ -42,7 +42,7 @@ def tables(runs: pd.DataFrame, options: Options) -> Tables:
 def draw(tables: Tables, options: Options) -> Figure:
     figure, ax = plt.subplots(figsize=(1.5 * WIDTH, 1.1 * HEIGHT))
     spec = sweep(options)[0]
-    grokking_panel(ax, tables[""], "accuracy", paper=("fig3", "grokking") if options.n_train is None else None)
+    grokking_panel(ax, tables[""], "accuracy", paper_panel("fig3", "grokking") if options.n_train is None else {})
     ax.set(xlim=(FIRST_STEP, spec.steps), ylim=(0, 1.03))
     ax.set_title(f"MNIST, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}")
     return figure

@@ -16,7 +16,7 @@ def all_paper_values() -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name("paper_values.csv"))
 
 
-def paper_values(figure: str, panel: str, series: str) -> pd.DataFrame:
-    """One series of the paper, by x; empty when the paper does not show it."""
-    chosen = all_paper_values().query("figure == @figure and panel == @panel and series == @series")
-    return chosen.sort_values("x")
+def paper_panel(figure: str, panel: str) -> dict[str, pd.DataFrame]:
+    """The series of one panel of a paper, each by x; none when the paper has no such panel."""
+    chosen = all_paper_values().query("figure == @figure and panel == @panel")
+    return {str(series): values.sort_values("x") for series, values in chosen.groupby("series")}

@@ -5,6 +5,9 @@ Everywhere: median over seeds as a line, the range of seeds as a band, the paper
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,17 +15,19 @@ from matplotlib.axes import Axes
 from omnigrok.analysis import bootstrap_interval, critical_alpha, pick
 from omnigrok.style import COLOURS
 from omnigrok.task import get_task
-from reproductions.paper import paper_values
 
-PaperPanel = tuple[str, str]  # figure and panel in paper_values.csv
+Paper = Mapping[str, pd.DataFrame]
+"""The paper's values of a panel: by series ("test loss", "weight norm"), columns x, y and uncertainty."""
 
 
-def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: PaperPanel | None) -> None:
+def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: Paper) -> None:
     """Reduced train and test metric against alpha, the norm on top, the critical norm with its interval over seeds."""
     for split in ("train", "test"):
         _median_and_range(ax, pick(landscape, task, split, metric), split, split, marker="o")
-        if paper is not None:
-            _crosses(ax, paper, f"{split} {metric}", split)
+        _crosses(ax, paper.get(f"{split} {metric}"), split)
+        if metric != "loss":  # the paper's error rates are the best over training
+            best = pick(landscape, task, split, metric, "best").median(axis=1)
+            ax.plot(best.index, best, color=COLOURS[split], ls=":", label="best over training")
     critical = critical_alpha(landscape, task, metric)
     ax.axvline(critical.median(), color=COLOURS["critical"], ls="--", lw=1.2, label="critical norm $w_c$")
     ax.axvspan(*bootstrap_interval(critical), color=COLOURS["critical"], alpha=0.15, lw=0)
@@ -40,7 +45,7 @@ def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: P
         ax.set_ylim(-0.03, 1)
 
 
-def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: PaperPanel | None) -> None:
+def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) -> None:
     """Train and test metric (left) and weight norm (right) against steps."""
     right = ax.twinx()
     right.grid(False)
@@ -54,14 +59,24 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: PaperPane
         seeds = chosen.pivot_table(index="step", columns="seed", values="value")
         colour = "norm" if axes is right else split
         _median_and_range(axes, seeds, colour, label)
-        if paper is not None:
-            _crosses(axes, paper, label, colour)
+        _crosses(axes, paper.get(label), colour)
     ax.set(xscale="log", xlabel="optimizer steps", ylabel=metric)
     right.set_ylabel("weight norm $|w|$", color=COLOURS["norm"])
     right.set_ylim(bottom=0)
     lines = {str(line.get_label()): line for axes in (ax, right) for line in axes.get_lines()}
-    shown = {label: line for label, line in lines.items() if not label.startswith("_")}
+    shown = {label: line for label, line in sorted(lines.items(), key=_legend_order) if not label.startswith("_")}
     ax.legend(shown.values(), shown.keys(), loc="lower right", fontsize=8)
+
+
+def legend(ax: Axes, **where: Any) -> None:
+    """The legend of a panel, what was measured first."""
+    handles, labels = ax.get_legend_handles_labels()
+    ordered = sorted(dict(zip(labels, handles, strict=True)).items(), key=_legend_order)
+    ax.legend([handle for _, handle in ordered], [label for label, _ in ordered], fontsize=8, **where)
+
+
+def _legend_order(item: tuple[str, Any]) -> bool:
+    return item[0] == "paper"
 
 
 def _median_and_range(ax: Axes, seeds: pd.DataFrame, colour: str, label: str, marker: str = "") -> None:
@@ -69,12 +84,11 @@ def _median_and_range(ax: Axes, seeds: pd.DataFrame, colour: str, label: str, ma
     ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=COLOURS[colour], alpha=0.2, lw=0)
 
 
-def _crosses(ax: Axes, paper: PaperPanel, series: str, colour: str) -> None:
+def _crosses(ax: Axes, values: pd.DataFrame | None, colour: str) -> None:
     """The paper's values in the colour of what they are compared with; a bound is not a value and is left out."""
-    values = paper_values(*paper, series)
+    if values is None:
+        return
     values = values[values["uncertainty"] != "at most"]
-    if len(values):
-        ax.plot(values["x"], values["y"], ls="", marker="x", ms=6, mew=1.4, color=COLOURS[colour], alpha=0.65)
-        labels = [line.get_label() for line in ax.get_lines()]
-        if "paper" not in labels:
-            ax.plot([], [], ls="", marker="x", ms=6, color=COLOURS["paper"], label="paper")
+    ax.plot(values["x"], values["y"], ls="", marker="x", ms=6, mew=1.4, color=COLOURS[colour], alpha=0.65)
+    if "paper" not in [line.get_label() for line in ax.get_lines()]:
+        ax.plot([], [], ls="", marker="x", ms=6, color=COLOURS["paper"], label="paper")

@@ -1,0 +1,215 @@
+"""How fast the trainer is, as ratios measured in one run: against the published style of loop, the strongest plain loop
+and the matrix products alone.
+
+published  one model, DataLoader over per-sample Python (for MNIST PIL and ToTensor), torch's default optimizer,
+           `.item()` each step, evaluations through DataLoaders on as many examples and as often as published
+plain      one model, tensors on the device, gathered minibatches, torch's fused optimizer, no DataLoader, no evaluation
+trainer    the suite's trainer at several batch sizes over runs, a step without evaluation
+matmul     the matrix products of such a step and nothing else: no step of these models can be faster
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Subset
+
+from omnigrok.batching import timed
+from omnigrok.oracle import Examples
+from omnigrok.runs import scaled_model
+from omnigrok.spec import RunSpec
+from omnigrok.task import Task, TaskData
+from omnigrok.trainer import BatchOrder, Trainer
+
+SIZES = (1, 4, 8, 16, 32, 64)
+ROUNDS = 7
+ROUND_SECONDS = 0.3
+WARM_UP = 3
+MATMULS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm)
+
+
+@dataclass
+class Contender:
+    """Something that advances `runs` runs by one step a call."""
+
+    loop: str
+    runs: int
+    step: Callable[[], object]
+    extra: float = 0.0
+    """Seconds a step that are measured apart: the share of an evaluation."""
+
+
+def bench(task: Task, spec: RunSpec, data: TaskData, device: str, sizes: tuple[int, ...] = SIZES) -> pd.DataFrame:
+    """Milliseconds a step and run of every loop, and the ratios.
+
+    Contenders take turns in ROUNDS rounds, so that a slow moment of the machine meets all of them. Each is built for
+    its turn and dropped after it, so that none works beside the memory of another. A contender's time is the median
+    over rounds of the mean in a round.
+    """
+    spec = spec.replace(steps=10**6, alpha=1.0)  # loops end when time is up
+
+    def trainer(size: int) -> Trainer:
+        return Trainer(task, [spec.replace(seed=seed) for seed in range(size)], data, device)
+
+    builders: list[Callable[[], Contender]] = [
+        partial(published_loop, task, spec, data),
+        partial(plain_loop, task, spec, data, device),
+    ]
+    for size in sizes if task.batchable else (1,):
+        builders += [partial(trainer_loop, trainer, size), partial(matmul_loop, trainer, size)]
+    times: dict[tuple[str, int], list[float]] = {}
+    for _ in range(ROUNDS):
+        for build in builders:
+            contender = build()
+            for _ in range(WARM_UP):
+                contender.step()
+            seconds = mean_seconds(contender.step, device) + contender.extra
+            times.setdefault((contender.loop, contender.runs), []).append(seconds / contender.runs)
+    rows = [(task.name, loop, runs, 1e3 * statistics.median(found)) for (loop, runs), found in times.items()]
+    return with_ratios(pd.DataFrame(rows, columns=["task", "loop", "runs", "ms"]))
+
+
+def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Add how many times faster than the published and the plain loop each row is, and its share of the limit."""
+    ms = table.set_index("loop")["ms"]
+    limit = table[table["loop"] == "matmul"].set_index("runs")["ms"]
+    table = table.assign(vs_published=ms["published"] / table["ms"], vs_plain=ms["plain"] / table["ms"])
+    share = table["runs"].map(limit) / table["ms"]
+    return table.assign(share_of_limit=share.where(table["loop"] == "trainer"))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as the README shows it."""
+    lines = [
+        "| task | loop | runs together | ms a step and run | times published | times plain | share of matmul limit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        share = f"{row.share_of_limit:.0%}" if row.loop == "trainer" else ""
+        ratios = f"{row.vs_published:.1f} | {row.vs_plain:.2f} | {share}"
+        lines.append(f"| {row.task} | {row.loop} | {row.runs} | {row.ms:.3f} | {ratios} |")
+    return "\n".join(lines)
+
+
+def mean_seconds(step: Callable[[], object], device: str) -> float:
+    """Mean seconds of a call over a round."""
+    times: list[float] = []
+    while sum(times) < ROUND_SECONDS:
+        times.append(timed(step, device))
+    return sum(times) / len(times)
+
+
+def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
+    """The published style of loop, on the CPU side as published; its evaluations are timed apart and spread."""
+    train = task.published_examples(spec, "train") or Examples(data, spec.n_train)
+    evaluation = task.published_evaluation
+    evaluated = [
+        Subset(task.published_examples(spec, split) or Examples(data, n, test=split == "test"), range(n))
+        for split, n in (("train", evaluation.train), ("test", evaluation.test))
+        if n
+    ]
+    device = data.train_targets.device
+    model = scaled_model(task, spec).to(device)
+    optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
+    optimizer = optimizer_class(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
+    size = spec.effective_batch_size
+    own = torch.Generator()
+
+    def batches() -> Iterator[list[Tensor]]:
+        while True:
+            yield from DataLoader(train, batch_size=size, shuffle=True, generator=own)
+
+    stream = batches()
+
+    def step() -> float:
+        *inputs, targets = (x.to(device) for x in next(stream))
+        optimizer.zero_grad()
+        loss = task.loss(model(*inputs), targets).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        for examples in evaluated:
+            for *inputs, targets in DataLoader(examples, batch_size=size, generator=own):
+                task.loss(model(*(x.to(device) for x in inputs)), targets.to(device)).mean().item()
+
+    extra = 0.0
+    if evaluated:
+        evaluate()
+        extra = statistics.median(timed(evaluate, str(device)) for _ in range(3)) / evaluation.every
+    return Contender("published", 1, step, extra)
+
+
+def plain_loop(task: Task, spec: RunSpec, data: TaskData, device: str) -> Contender:
+    """The strongest plain loop of one model."""
+    model = scaled_model(task, spec).to(device)
+    optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
+    optimizer = optimizer_class(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+    n, size = spec.n_train, spec.effective_batch_size
+    order = BatchOrder([spec], torch.device(device))
+    whole = tuple(x[:n] for x in data.train_inputs), data.train_targets[:n]
+    count = iter(range(10**9))
+
+    def step() -> None:
+        inputs, targets = whole
+        if size < n:
+            index = order(next(count))[0]
+            inputs, targets = tuple(x[index] for x in data.train_inputs), data.train_targets[index]
+        optimizer.zero_grad()
+        task.loss(model(*inputs), targets).mean().backward()
+        optimizer.step()
+
+    return Contender("plain", 1, step)
+
+
+def trainer_loop(trainer: Callable[[int], Trainer], size: int) -> Contender:
+    """The suite's trainer, a step of that many runs."""
+    return Contender("trainer", size, trainer(size).update)
+
+
+def matmul_loop(trainer: Callable[[int], Trainer], size: int) -> Contender:
+    """The matrix products of that step."""
+    return Contender("matmul", size, matmul_limit(trainer(size)))
+
+
+def matmul_limit(trainer: Trainer) -> Callable[[], object]:
+    """A call that does the matrix products of one training step, same shapes and strides, and nothing else."""
+    with Recorder() as recorder:
+        trainer.update()
+
+    def products() -> None:
+        for function, operands in recorder.products:
+            function(*operands)
+
+    return products
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps operands of the shapes and strides of every matrix product that is executed while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[tuple[Callable[..., Tensor], list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func.overloadpacket in MATMULS:
+            operands = args[-2:]  # addmm and baddbmm lead with what is added
+            function = torch.mm if operands[0].ndim == 2 else torch.bmm
+            self.products.append((function, [like(x) for x in operands]))
+        return func(*args, **(kwargs or {}))
+
+
+def like(x: Tensor) -> Tensor:
+    """A tensor of its own with the shape and strides of x, overlapping ones too."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(x.size(), x.stride(), strict=True))
+    return torch.full((extent,), 0.5, dtype=x.dtype, device=x.device).as_strided(x.size(), x.stride())

@@ -1,0 +1,278 @@
+"""The ``omnigrok`` command: tasks, run, status, data, claims, bench."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from omnigrok import console
+from omnigrok.errors import CorruptFileError, OmnigrokError
+from omnigrok.spec import RunSpec
+from omnigrok.task import available_tasks, get_task, run_hash
+
+RUN_OPTIONS = (
+    ("alpha", float),
+    ("n_train", int),
+    ("steps", int),
+    ("seed", int),
+    ("weight_decay", float),
+    ("lr", float),
+    ("batch_size", int),
+    ("optimizer", str),
+    ("dtype", str),
+    ("subset", str),
+    ("data_seed", int),
+    ("evaluation_density", int),
+)
+HELP = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(RunSpec)}
+results_option = click.option(
+    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="The store of runs."
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    console.run(cli)
+
+
+@click.group()
+@click.version_option(package_name="omnigrok")
+def cli() -> None:
+    """Grokking across domains: train scaled-init runs, keep them in a store, test the papers' claims.
+
+    \b
+    Figures have scripts of their own:  python -m reproductions.fig_lu --help
+    One run, with live progress:        omnigrok run mnist --alpha 8 --n-train 1000
+    """
+
+
+@cli.command("tasks")
+def list_tasks() -> None:
+    """List the tasks with their citation and the published run that is their default."""
+    for name in available_tasks():
+        task = get_task(name)
+        spec = task.spec
+        batch = "full batch" if spec.batch_size is None else f"batches of {spec.batch_size}"
+        click.echo(f"{name}: {task.display_name} ({task.citation})")
+        click.echo(
+            f"    N = {spec.n_train}, alpha = {spec.alpha:g}, {spec.optimizer} lr {spec.lr:g}, weight decay "
+            f"{spec.weight_decay:g}, {batch}, {spec.steps:,} steps, {spec.dtype}"
+        )
+        described = (type(task).__doc__ or "").strip().splitlines()
+        click.echo(f"    {described[0] if described else ''}")
+
+
+def _run_options(command: Any) -> Any:
+    for name, kind in reversed(RUN_OPTIONS):
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=HELP[name])(command)
+    return command
+
+
+@cli.command("run")
+@click.argument("task")
+@_run_options
+@click.option("--sphere/--no-sphere", default=None, help=HELP["sphere"])
+@click.option("--full-batch", is_flag=True, help="All training examples at every step.")
+@console.device_option
+@results_option
+@click.option("--out", type=click.Path(path_type=Path), help="The curve's PNG. Default: beside the run in the store.")
+@click.option("--force", is_flag=True, help="Train again when it is in the store.")
+def run_one(
+    task: str, device: str, results: Path, out: Path | None, force: bool, full_batch: bool, **fields: Any
+) -> None:
+    """Train one run of TASK, print what it ends with and save its curve.
+
+    What is not given is as published (see `omnigrok tasks`). A run that is in the store is not trained again, and one
+    that was interrupted goes on from its last checkpoint.
+    """
+    from omnigrok.analysis import grokking_times
+    from omnigrok.data import make_folder
+    from omnigrok.store import Store
+    from omnigrok.sweep import run_sweep
+
+    chosen = get_task(task)
+    spec = chosen.spec.replace(**{name: value for name, value in fields.items() if value is not None})
+    if full_batch:
+        spec = spec.replace(batch_size=None)
+    store = Store(results)
+    png = out or store.path(spec).with_suffix(".png")
+    make_folder(png.parent)
+    curves = run_sweep([spec], store, device=device, force=force)
+    last = curves[curves["step"] == curves["step"].max()]
+    for row in last.itertuples():
+        click.echo(f"{row.split:<11}{row.metric:<14}{row.value:.6g}")
+    times = grokking_times(curves, chosen.thresholds).iloc[0]
+    click.echo(f"t_mem      {_time(times['t_mem'], times['mem_censored'])}")
+    click.echo(f"t_gen      {_time(times['t_gen'], times['gen_censored'])}")
+    _save_curve(png, spec, curves)
+    click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {png}")
+
+
+def _time(steps: int, censored: bool) -> str:
+    return f"not within {steps:,} steps" if censored else f"{steps:,} steps"
+
+
+def _save_curve(png: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
+    from omnigrok.panels import grokking_panel
+    from omnigrok.store import atomic
+    from omnigrok.style import HEIGHT, WIDTH, use_style
+
+    use_style()
+    import matplotlib.pyplot as plt
+
+    task = get_task(spec.task)
+    figure, ax = plt.subplots(figsize=(1.5 * WIDTH, 1.1 * HEIGHT))
+    grokking_panel(ax, curves, task.thresholds.metric, {})
+    ax.set_title(
+        f"{task.display_name}, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
+    )
+    with atomic(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+@cli.command()
+@results_option
+def status(results: Path) -> None:
+    """What the store holds: finished runs, unfinished batches, damaged files."""
+    from omnigrok.store import Store, read_run
+
+    if not results.is_dir():
+        raise OmnigrokError(f"there is no store at {results}; a figure or `omnigrok run` makes one")
+    store = Store(results)
+    rows, damaged = [], []
+    for path in store.files():
+        try:
+            table, run, _ = read_run(path)
+        except CorruptFileError as error:
+            damaged.append(str(error))
+            continue
+        first = table.iloc[0]
+        rows.append(
+            {
+                "task": first["task"],
+                "alpha": first["alpha"],
+                "n_train": first["n_train"],
+                "seed": first["seed"],
+                "steps": table["step"].max(),
+                "sphere": run["spec"].get("sphere", False),
+                "bytes": path.stat().st_size,
+            }
+        )
+    if rows:
+        table = pd.DataFrame(rows)
+        grouped = table.groupby(["task", "n_train", "steps", "sphere"])
+        summary = grouped.agg(
+            runs=("seed", "size"), alphas=("alpha", "nunique"), seeds=("seed", "nunique"), KiB=("bytes", "sum")
+        ).reset_index()
+        summary["KiB"] = (summary["KiB"] / 1024).round().astype(int)
+        click.echo(summary.to_string(index=False))
+    click.echo(f"{len(rows)} finished runs in {results}")
+    for path in sorted(results.glob("*/checkpoints/*.pt")):
+        age = time.time() - path.stat().st_mtime
+        click.echo(f"unfinished batch: {path} (saved {age / 60:.0f} min ago; the same command goes on from it)")
+    for line in damaged:
+        click.echo(f"damaged: {line}; it is trained again when it is asked for")
+
+
+@cli.group("data", invoke_without_command=True)
+@click.pass_context
+def data_group(context: click.Context) -> None:
+    """The datasets: source, checksum, size, and where they lie."""
+    if context.invoked_subcommand is not None:
+        return
+    from omnigrok.data import cache_root
+
+    click.echo(f"cache: {cache_root()} (OMNIGROK_DATA sets another folder)")
+    for dataset in _datasets().values():
+        click.echo(f"{dataset.name}: {dataset.title}; {dataset.reference}")
+        size = sum(f.size for f in dataset.files) / 2**20
+        click.echo(f"    {len(dataset.files)} files, {size:.1f} MiB, sha256 {dataset.sha256}")
+        if not dataset.present():
+            click.echo(f"    not fetched; get it with: omnigrok data fetch {dataset.name}")
+            continue
+        try:
+            dataset.verify(dataset.folder)
+            click.echo(f"    verified in {dataset.folder}, from {dataset.source()}")
+        except CorruptFileError as error:
+            click.echo(f"    DAMAGED: {error}")
+
+
+@data_group.command("fetch")
+@click.argument("name")
+@click.option("--from", "folder", type=click.Path(path_type=Path), help="Take the files from this folder.")
+def fetch(name: str, folder: Path | None) -> None:
+    """Fetch and verify dataset NAME. A damaged copy in the cache is replaced."""
+    datasets = _datasets()
+    if name not in datasets:
+        raise OmnigrokError(f"unknown dataset {name!r}; there are: {', '.join(datasets)}")
+    dataset = datasets[name]
+    if dataset.present():
+        try:
+            dataset.verify(dataset.folder)
+        except CorruptFileError as error:
+            click.echo(f"replacing a damaged copy: {error}", err=True)
+            for file in dataset.files:
+                (dataset.folder / file.name).unlink(missing_ok=True)
+    click.echo(f"{dataset.title}: verified in {dataset.fetch(folder)}, from {dataset.source()}")
+
+
+def _datasets() -> dict[str, Any]:
+    found = [get_task(name).dataset for name in available_tasks()]
+    return {dataset.name: dataset for dataset in found if dataset is not None}
+
+
+@cli.command()
+@click.option("--figures", type=click.Path(path_type=Path), default="figures", show_default=True)
+@click.option("--write", type=click.Path(path_type=Path), help="Replace the table in this Markdown file.")
+def claims(figures: Path, write: Path | None) -> None:
+    """The claims of all figures with their verdicts, from the figures' sidecars."""
+    from omnigrok.claims import markdown_table, read_sidecars, replace_table
+    from omnigrok.store import atomic
+
+    table = markdown_table(read_sidecars(figures))
+    if write is None:
+        click.echo(table)
+        return
+    try:
+        text = replace_table(write.read_text(), table)
+    except (OSError, ValueError) as error:
+        raise OmnigrokError(f"cannot update {write}: {error}") from error
+    with atomic(write) as temporary:
+        temporary.write_text(text)
+
+
+@cli.command()
+@click.option("--tasks", type=console.CommaList(), help="Tasks, separated by commas. Default: all.")
+@click.option("--sizes", type=console.CommaList(), default="1,4,8,16,32,64", show_default=True, help="Runs together.")
+@console.device_option
+def bench(tasks: tuple[str, ...] | None, sizes: tuple[str, ...], device: str) -> None:
+    """Time the trainer against the published style of loop, the strongest plain loop and the matrix products alone.
+
+    All ratios are measured in one run. Do it on an idle machine.
+    """
+    import torch
+
+    from omnigrok.bench import ROUNDS, markdown
+    from omnigrok.bench import bench as measure
+    from omnigrok.provenance import device_name
+    from omnigrok.sweep import task_data
+
+    try:
+        runs = tuple(int(size) for size in sizes)
+    except ValueError:
+        raise OmnigrokError(f"--sizes takes whole numbers separated by commas, got {','.join(sizes)}") from None
+    if not runs or min(runs) < 1:
+        raise OmnigrokError("--sizes takes whole numbers of 1 or more")
+    chosen = [get_task(name) for name in tasks or available_tasks()]
+    tables = []
+    for task in chosen:
+        click.echo(f"timing {task.name} ...", err=True)
+        tables.append(measure(task, task.spec, task_data(task.spec, device), device, runs))
+    click.echo(markdown(pd.concat(tables)))
+    hardware = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    click.echo(f"\n{hardware}; medians over n = {ROUNDS} rounds in which the loops take turns.")

@@ -1,0 +1,53 @@
+"""What the tests share: small specs, stores in temporary folders, real data where a source delivers them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_task
+from omnigrok.sweep import _load, task_data
+from omnigrok.task import TaskData
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def spec() -> RunSpec:
+    """A teacher-student run of a few steps."""
+    return get_task("teacher_student").spec.replace(steps=30, n_train=40, evaluation_density=1)
+
+
+@pytest.fixture(scope="session")
+def mnist_data() -> TaskData:
+    """Real MNIST in float64, from whichever source answers."""
+    task = get_task("mnist")
+    try:
+        return task_data(task.spec.replace(dtype="float64"), "cpu")
+    except DataUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def without_data(tmp_path, monkeypatch):
+    """An empty cache and no source for any dataset."""
+    monkeypatch.setenv("OMNIGROK_DATA", str(tmp_path / "empty"))
+    datasets = {id(d): d for d in (get_task(name).dataset for name in available_tasks()) if d is not None}
+    sources = {key: dataset.sources for key, dataset in datasets.items()}
+    for dataset in datasets.values():
+        object.__setattr__(dataset, "sources", ())
+    _load.cache_clear()
+    yield
+    for key, dataset in datasets.items():
+        object.__setattr__(dataset, "sources", sources[key])
+
+
+@pytest.fixture(autouse=True)
+def global_generator_untouched():
+    """Nothing in the suite may draw from torch's global generator."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state())

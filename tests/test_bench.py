@@ -1,0 +1,45 @@
+import pandas as pd
+import pytest
+import torch
+
+from omnigrok import bench as bench_module
+from omnigrok import get_task
+from omnigrok.bench import Recorder, bench, markdown, with_ratios
+from omnigrok.sweep import task_data
+from omnigrok.trainer import Trainer
+
+
+def test_ratios():
+    rows = [("t", "published", 1, 12.0), ("t", "plain", 1, 4.0), ("t", "trainer", 8, 2.0), ("t", "matmul", 8, 1.5)]
+    table = with_ratios(pd.DataFrame(rows, columns=["task", "loop", "runs", "ms"])).set_index("loop")
+    assert table["vs_published"].tolist() == [1, 3, 6, 8]
+    assert table["vs_plain"].tolist() == pytest.approx([1 / 3, 1, 2, 8 / 3])
+    assert table.loc["trainer", "share_of_limit"] == 0.75
+    assert "| t | trainer | 8 | 2.000 | 6.0 | 2.00 | 75% |" in markdown(table.reset_index())
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_the_limit_holds_every_matrix_product_of_a_step(spec, runs):
+    trainer = Trainer(get_task("teacher_student"), [spec.replace(seed=s) for s in range(runs)], task_data(spec, "cpu"))
+    with Recorder() as recorder:
+        trainer.update()
+    work = sum(a.numel() * b.shape[-1] for _, (a, b) in recorder.products)
+    layers = [(5, 100), (100, 100), (100, 5)]
+    forward_and_weights = 2 * sum(i * o for i, o in layers)
+    inputs = sum(i * o for i, o in layers[1:])
+    assert work == runs * spec.n_train * (forward_and_weights + inputs)
+    for function, operands in recorder.products:
+        assert torch.isfinite(function(*operands)).all()
+
+
+def test_bench_times_every_loop(monkeypatch):
+    monkeypatch.setattr(bench_module, "ROUND_SECONDS", 0.002)
+    monkeypatch.setattr(bench_module, "ROUNDS", 1)
+    task = get_task("teacher_student")
+    spec = task.spec.replace(batch_size=20)
+    table = bench(task, spec, task_data(spec, "cpu"), "cpu", sizes=(1, 2))
+    assert table[["loop", "runs"]].to_numpy().tolist() == [
+        ["published", 1], ["plain", 1], ["trainer", 1], ["matmul", 1], ["trainer", 2], ["matmul", 2],
+    ]  # fmt: skip
+    assert (table["ms"] > 0).all()
+    assert table.loc[0, "vs_published"] == 1

@@ -1,0 +1,196 @@
+"""Bad input gets one line and status 2; nothing is half-written."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+import torch
+
+from omnigrok import console
+from omnigrok.cli import cli
+from omnigrok.errors import OmnigrokError
+from reproductions import fig_lu, fig_mnist
+
+LU, MNIST = fig_lu.FIGURE.command(), fig_mnist.FIGURE.command()
+
+
+def invoke(monkeypatch, capsys, command, *arguments):
+    """Run a command line as a user would: its exit status, standard output and standard error."""
+    monkeypatch.setattr(sys, "argv", ["omnigrok", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        console.run(command)
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        (cli, ["run", "mnits"], "unknown task 'mnits'; there are:"),
+        (cli, ["run", "teacher_student", "--alpha", "0"], "alpha must be a finite number above 0, got 0.0"),
+        (cli, ["run", "teacher_student", "--alpha", "-1"], "alpha must be"),
+        (cli, ["run", "teacher_student", "--alpha", "nan"], "alpha must be"),
+        (cli, ["run", "teacher_student", "--alpha", "big"], "'big' is not a valid float"),
+        (cli, ["run", "teacher_student", "--n-train", "0"], "n_train must be 1 or more, got 0"),
+        (cli, ["run", "teacher_student", "--n-train", "10001", "--steps", "1"], "10001 is more than the 10000"),
+        (cli, ["run", "teacher_student", "--steps", "-5"], "steps must be 0 or more, got -5"),
+        (cli, ["run", "teacher_student", "--lr", "nan"], "lr must be"),
+        (cli, ["run", "teacher_student", "--device", "cuda:77"], "device 'cuda:77' is not available here"),
+        (cli, ["run", "teacher_student", "--optimizer", "sgd"], "optimizer must be adam or adamw"),
+        (cli, ["run"], "Missing argument 'TASK'"),
+        (cli, ["frobnicate"], "No such command 'frobnicate'"),
+        (cli, ["bench", "--sizes", "1,x"], "--sizes takes whole numbers"),
+        (cli, ["bench", "--tasks", "nope"], "unknown task 'nope'"),
+        (cli, ["data", "fetch", "nope"], "unknown dataset 'nope'"),
+        (cli, ["status", "--results", "nowhere"], "there is no store at nowhere"),
+        (cli, ["claims", "--write", "nowhere.md"], "cannot update nowhere.md"),
+        (LU, ["--preset", "fast"], "'fast' is not one of 'quick', 'default', 'paper'"),
+        (LU, ["--tasks", "nope"], "unknown task 'nope'"),
+        (MNIST, ["--tasks", "teacher_student"], "fig_mnist does not draw teacher_student"),
+        (LU, ["--seeds", "0"], "0 is not in the range x>=1"),
+        (LU, ["--n-train", "0"], "0 is not in the range x>=1"),
+        (LU, ["--tasks", "teacher_student", "--n-train", "20000", "--preset", "quick"], "20000 is more than"),
+        (LU, ["--out", "/proc/nowhere", "--tasks", "teacher_student"], "cannot write to /proc/nowhere"),
+        (LU, ["--results", "/proc/nowhere", "--tasks", "teacher_student"], "cannot write to /proc/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_with_status_2(monkeypatch, capsys, tmp_path, command, arguments, expected):
+    status, _, err = invoke(monkeypatch, capsys, command, *arguments)
+    assert status == 2
+    assert expected in err
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert not list(tmp_path.glob("**/*.parquet")) + list(tmp_path.glob("**/*.png"))
+
+
+@pytest.mark.usefixtures("without_data")
+@pytest.mark.parametrize(("command", "arguments"), [(LU, ["--tasks", "mnist"]), (MNIST, []), (cli, ["run", "mnist"])])
+def test_a_task_asked_for_by_name_needs_its_data(monkeypatch, capsys, command, arguments):
+    status, _, err = invoke(monkeypatch, capsys, command, *arguments)
+    assert status == 2
+    assert "train-images-idx3-ubyte" in err
+    assert "omnigrok data fetch mnist --from FOLDER" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_one_run_ends_with_a_table_and_a_curve(monkeypatch, capsys, tmp_path):
+    arguments = ["run", "teacher_student", "--steps", 40, "--alpha", 0.5, "--out", "curve.png"]
+    status, out, _ = invoke(monkeypatch, capsys, cli, *arguments)
+    assert status == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    values = dict(line.rsplit(maxsplit=1) for line in out.splitlines() if len(line.split()) == 3)
+    assert float(values["parameters weight_norm"]) == pytest.approx(4.3, abs=0.3)
+    assert "t_gen      not within 40 steps" in out
+    assert len(list(tmp_path.glob("results/teacher_student/*.parquet"))) == 1
+    status, out, _ = invoke(monkeypatch, capsys, cli, "status")
+    assert "1 finished runs in results" in out
+    (path,) = tmp_path.glob("results/teacher_student/*.parquet")
+    path.write_bytes(b"PAR1")
+    (path.parent / "checkpoints").mkdir(exist_ok=True)
+    torch.save({"runs": []}, path.parent / "checkpoints" / "x.pt")
+    status, out, _ = invoke(monkeypatch, capsys, cli, "status")
+    assert "0 finished runs" in out
+    assert f"damaged: results/teacher_student/{path.name}" in out
+    assert "unfinished batch: results/teacher_student/checkpoints/x.pt" in out
+
+
+def test_tasks_and_data_are_listed(monkeypatch, capsys, tmp_path):
+    status, out, _ = invoke(monkeypatch, capsys, cli, "tasks")
+    assert status == 0
+    assert "mnist: MNIST (Liu et al. 2023, Fig. 3" in out
+    assert "N = 1000, alpha = 8, adamw lr 0.001, weight decay 0.01, batches of 200" in out
+    monkeypatch.setenv("OMNIGROK_DATA", str(tmp_path / "empty"))
+    status, out, _ = invoke(monkeypatch, capsys, cli, "data")
+    assert status == 0
+    assert f"cache: {tmp_path / 'empty'}" in out
+    assert "not fetched; get it with: omnigrok data fetch mnist" in out
+
+
+def test_fetching_replaces_a_damaged_copy(monkeypatch, capsys, tmp_path, mnist_data):
+    from omnigrok.data import cache_root
+
+    good = cache_root() / "mnist"
+    monkeypatch.setenv("OMNIGROK_DATA", str(tmp_path / "cache"))
+    status, out, _ = invoke(monkeypatch, capsys, cli, "data", "fetch", "mnist", "--from", good)
+    assert status == 0
+    assert "verified" in out
+    labels = tmp_path / "cache" / "mnist" / "train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1])
+    status, out, _ = invoke(monkeypatch, capsys, cli, "data")
+    assert "DAMAGED" in out
+    assert labels.name in out
+    status, out, err = invoke(monkeypatch, capsys, cli, "data", "fetch", "mnist", "--from", good)
+    assert status == 0
+    assert "replacing a damaged copy" in err
+    assert labels.read_bytes() == (good / labels.name).read_bytes()
+
+
+def test_dry_run_trains_nothing(monkeypatch, capsys, tmp_path):
+    arguments = ["--preset", "quick", "--tasks", "teacher_student", "--dry-run"]
+    status, out, _ = invoke(monkeypatch, capsys, LU, *arguments)
+    assert status == 0
+    runs = 2 * len(fig_lu.alphas("quick"))
+    assert f"0 of {runs} runs are finished" in out
+    assert not list(tmp_path.glob("**/*.parquet"))
+
+
+def test_a_full_disk_while_the_figure_is_written_keeps_the_old_one(monkeypatch, capsys, tmp_path):
+    from matplotlib.figure import Figure
+
+    old = tmp_path / "out" / "fig_lu.png"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    save = Figure.savefig
+
+    def full(self, path, **options):
+        if str(path).endswith(".pdf"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    arguments = ["--preset", "quick", "--tasks", "teacher_student", "--seeds", 1, "--out", "out"]
+    monkeypatch.setattr(fig_lu, "GRID", {"quick": 2})
+    status, _, err = invoke(monkeypatch, capsys, LU, *arguments)
+    assert status == 2
+    assert "No space left on device" in err.splitlines()[-1]
+    assert old.read_bytes() == b"old"
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_a_closed_pipe_and_a_plain_error_end_quietly(monkeypatch, capsys):
+    @click.command()
+    def fails():
+        raise OmnigrokError("first\nsecond")
+
+    status, _, err = invoke(monkeypatch, capsys, fails)
+    assert (status, err) == (2, "error: first second\n")
+
+
+def test_ctrl_c_keeps_what_is_done_and_names_the_command(tmp_path):
+    command = ["-m", "reproductions.fig_lu", "--tasks", "teacher_student", "--preset", "default", "--seeds", "1"]
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, cwd=tmp_path, text=True)
+    checkpoints = tmp_path / "results" / "teacher_student" / "batching.json"
+    while not checkpoints.exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = err.splitlines()[-1]
+    assert last.startswith("interrupted: finished runs are kept; continue with: ")
+    assert last.endswith(f"python {' '.join(command)}")
+    assert not (tmp_path / "figures" / "fig_lu.png").exists()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, 0)

@@ -1,0 +1,153 @@
+"""Figures: outputs, sidecar, and what they do without data. The committed ones are current and whole."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import yaml
+
+from omnigrok.claims import TABLE_END, TABLE_START, markdown_table, read_sidecars
+from omnigrok.task import get_task
+from reproductions import fig_lu, fig_mnist
+from reproductions.paper import all_paper_values
+
+ROOT = Path(__file__).parent.parent
+KEYS = {
+    "figure", "paper", "preset", "command", "claims", "runs", "seeds", "wall_seconds", "training_seconds", "data",
+    "provenance", "files",
+}  # fmt: skip
+CLAIM_KEYS = {"id", "statement", "source", "expected", "measured", "interval", "n_seeds", "status"}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def assert_whole(sidecar, folder):
+    assert set(sidecar) == KEYS
+    for claim in sidecar["claims"]:
+        assert set(claim) == CLAIM_KEYS
+        assert claim["status"] in {"PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN"}
+    assert {Path(name).suffix for name in sidecar["files"]} == {".png", ".pdf", ".csv"}
+    for name, checksum in sidecar["files"].items():
+        assert sha256(folder / name) == checksum
+    assert {"git", "dirty", "versions", "device", "threads", "dtype"} == set(sidecar["provenance"])
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """Run fig_lu at the quick preset on two alphas and few steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fig_lu, "GRID", {"quick": 3})
+    for name in ("teacher_student", "mnist"):
+        task = get_task(name)
+        base = task.landscape("quick").replace(steps=40)
+        monkeypatch.setattr(task, "landscape", lambda preset, base=base: base)
+
+    def run(**options):
+        fig_lu.FIGURE.run(preset="quick", **options)
+        folder = tmp_path / "figures" / "quick"
+        return json.loads((folder / "fig_lu.json").read_text()), pd.read_csv(folder / "fig_lu.csv"), folder
+
+    yield run
+    plt.close("all")
+
+
+def test_fig_lu_writes_all_its_outputs(quick, capsys):
+    sidecar, table, folder = quick(tasks=("teacher_student",), seeds=3)
+    assert_whole(sidecar, folder)
+    assert sidecar["seeds"] == 3
+    assert len(sidecar["runs"]) == 3 * 4
+    assert sorted(table["alpha"].unique()) == [0.1, 1.0, 8.0, 10.0]
+    assert set(table["metric"]) == {"loss", "accuracy", "error"}
+    statuses = {claim["id"]: claim["status"] for claim in sidecar["claims"]}
+    assert statuses["mnist-minimum"] == "NOT RUN"
+    assert statuses["ts-floor"] == "DEVIATES"  # forty steps are not enough, and it says so
+    assert "DEVIATES     Teacher-student: highest train loss" in capsys.readouterr().out
+    first = {name: sha256(folder / name) for name in sidecar["files"]}
+    again, _, _ = quick(tasks=("teacher_student",), seeds=3)
+    assert again["files"] == first  # the same runs draw the same bytes
+    assert sidecar["data"]["teacher_student"]["n"] == [100]
+
+
+def test_another_training_set_size_is_not_held_against_the_papers_numbers(quick):
+    sidecar, table, _ = quick(tasks=("teacher_student",), seeds=3, n_train=30)
+    assert table["n_train"].unique().tolist() == [30]
+    assert {claim["status"] for claim in sidecar["claims"]} == {"NOT RUN"}
+
+
+@pytest.mark.usefixtures("without_data")
+def test_without_data_the_panels_that_need_none_are_drawn(quick, capsys):
+    sidecar, table, _ = quick(seeds=3)
+    assert table["task"].unique().tolist() == ["teacher_student"]
+    assert {c["status"] for c in sidecar["claims"] if c["id"].startswith("mnist")} == {"NOT RUN"}
+    out = capsys.readouterr().out
+    assert "NOT RUN      mnist: MNIST is not available" in out
+    assert "omnigrok data fetch mnist --from FOLDER" in out
+
+
+def test_the_panels_are_log_log_with_both_axes_and_the_critical_norm(quick, mnist_data):
+    from omnigrok.figure import Options
+
+    _, table, _ = quick(seeds=1)
+    figure = fig_lu.draw({"": table}, Options(preset="quick", tasks=("teacher_student", "mnist"), seeds=1))
+    losses, errors = figure.axes[:2], figure.axes[2]
+    for ax in losses:
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+        assert ax.get_xlabel() == "relative weight norm $\\alpha$"
+        assert "critical norm $w_c$" in [line.get_label() for line in ax.get_lines()]
+    assert errors.get_ylabel() == "reduced error"
+    assert "paper" in [line.get_label() for line in losses[0].get_lines()]
+
+
+def test_fig_mnist_measures_onset_and_values():
+    steps = [0, 100, 2_000, 3_000, 6_000, 20_000, 60_000]
+    rows = []
+    for seed in range(3):
+        for split, metric, values in (
+            ("train", "accuracy", [0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+            ("test", "accuracy", [0.1, 0.1, 0.2, 0.2, 0.22, 0.5, 0.86]),
+            ("parameters", "weight_norm", [93, 93, 92, 90, 88, 74, 56]),
+        ):
+            rows += [("mnist", 8.0, 1000, 0.01, seed, s, split, metric, v) for s, v in zip(steps, values, strict=True)]
+    tables = {"": pd.DataFrame(rows, columns=fig_mnist.CURVE)}
+    results = {claim.id: claim.test(tables) for claim in fig_mnist.CLAIMS}
+    assert results["memorises"]["measured"] == 2_000
+    assert [results[name]["status"] for name in ("memorises", "chance", "generalises", "norm")] == ["PASS"] * 4
+    assert results["plateau"]["status"] == "NOT RUN"
+
+
+def test_paper_values_are_unique_and_sourced():
+    values = all_paper_values()
+    assert not values.duplicated(["figure", "panel", "series", "x"]).any()
+    assert values["source"].notna().all()
+    assert values["uncertainty"].notna().all()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*.json")), ids=lambda p: p.stem)
+def test_committed_figures_are_whole_and_from_the_default_preset(path):
+    sidecar = json.loads(path.read_text())
+    assert_whole(sidecar, path.parent)
+    assert sidecar["preset"] == "default"
+    assert sidecar["seeds"] >= 3
+    assert not sidecar["provenance"]["dirty"]
+    assert f"reproductions.{sidecar['figure']}" in sidecar["command"]
+    assert f"![{sidecar['figure']}]" in (path.parent / "README.md").read_text()
+
+
+def test_the_readmes_table_of_claims_is_current():
+    text = (ROOT / "README.md").read_text()
+    table = text.split(TABLE_START)[1].split(TABLE_END)[0].strip()
+    assert table == markdown_table(read_sidecars(ROOT / "figures"))
+    assert table.count("PASS") >= 8
+
+
+def test_citation_file_names_the_software_and_the_three_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["preferred-citation"]["type"] == "software"
+    identifiers = {i["value"] for reference in citation["references"] for i in reference["identifiers"]}
+    assert identifiers == {"arXiv:2210.01117", "arXiv:2201.02177", "arXiv:2402.15555"}

@@ -1,0 +1,143 @@
+import errno
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from omnigrok import OmnigrokError, Store
+from omnigrok import store as store_module
+from omnigrok.errors import CorruptFileError
+from omnigrok.store import COLUMNS, RUN_KEY, read_run
+
+MEASURED = pd.DataFrame(
+    {"step": [0, 0, 5], "split": ["train", "test", "train"], "metric": "loss", "value": [1.5, np.nan, 0.1]}
+)
+
+
+def write(store, spec):
+    store.write(spec, MEASURED, {"runs_per_batch": 1}, {"finished": 0.0})
+    return store.path(spec)
+
+
+def test_a_run_is_read_as_it_was_written(store, spec):
+    path = write(store, spec)
+    table = store.read(spec)
+    assert list(table.columns) == COLUMNS
+    assert table["value"].equals(MEASURED["value"])
+    assert table["alpha"].unique() == [spec.alpha]
+    assert set(table["run"]) == {path.stem}
+    assert json.loads(json.dumps(read_run(path)[1]))["spec"]["n_train"] == spec.n_train
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_two_writes_are_the_same_bytes(store, spec):
+    first = write(store, spec).read_bytes()
+    assert write(store, spec).read_bytes() == first
+
+
+def test_what_is_not_there_is_none(store, spec):
+    assert store.read(spec) is None
+    assert not store.finished(spec)
+    assert store.load([spec]).empty
+
+
+def damage_byte(path, other):
+    content = bytearray(path.read_bytes())
+    content[40] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def damage_length(path, other):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def damage_empty(path, other):
+    path.write_bytes(b"")
+
+
+def damage_swap(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def damage_value(path, other):
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    values = table.column("value").to_numpy().copy()
+    values[0] += 1e-9
+    import pyarrow as pa
+
+    index = table.schema.get_field_index("value")
+    pq.write_table(table.set_column(index, "value", pa.array(values)), path)
+
+
+@pytest.mark.parametrize("damage", [damage_byte, damage_length, damage_empty, damage_swap, damage_value])
+def test_a_damaged_file_is_named_and_never_used(store, spec, damage):
+    path, other = write(store, spec), write(store, spec.replace(seed=1))
+    damage(path, other)
+    with pytest.raises(CorruptFileError, match=path.name) as error:
+        store.read(spec)
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="trained again"):
+        assert not store.finished(spec)
+    assert path.with_suffix(".corrupt").is_file()
+    assert not path.is_file()
+    assert store.finished(spec.replace(seed=1))
+
+
+def test_a_full_disk_leaves_nothing_half_written(store, spec, monkeypatch):
+    def full(table, where, **_):
+        where.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module.pq, "write_table", full)
+    with pytest.raises(OmnigrokError, match="the disk is full: free some space"):
+        write(store, spec)
+    assert list(store.path(spec).parent.iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(store, spec, monkeypatch):
+    store.save_checkpoint([spec], {"step": 3}, 1.0)
+
+    def full(content, where):
+        where.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OmnigrokError, match="cannot write"):
+        store.save_checkpoint([spec], {"step": 4}, 2.0)
+    path = store.checkpoint_path([spec])
+    assert store.load_checkpoint(path, "cpu")["state"] == {"step": 3}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_damaged_checkpoint_is_named_and_dropped(store, spec):
+    store.save_checkpoint([spec], {"step": 3}, 1.0)
+    path = store.checkpoint_path([spec])
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.load_checkpoint(path, "cpu") is None
+    assert not path.exists()
+
+
+def test_checkpoints_are_named_by_their_batch(store, spec):
+    a, b = spec, spec.replace(seed=1)
+    store.save_checkpoint([a, b], {"step": 3}, 1.0)
+    ((path, hashes),) = store.checkpointed_batches(spec.task)
+    assert path == store.checkpoint_path([a, b]) != store.checkpoint_path([b, a])
+    assert hashes == [store.path(a).stem, store.path(b).stem]
+
+
+def test_a_store_that_cannot_be_written_to_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OmnigrokError, match="cannot write to"):
+        Store(tmp_path / "file" / "results")
+
+
+def test_metadata_separates_content_from_host(store, spec):
+    _, run, host = read_run(write(store, spec))
+    assert set(run) == {"spec", "sha256", "runs_per_batch"}
+    assert set(host) == {"finished"}
+    assert RUN_KEY == b"omnigrok.run"

@@ -1,0 +1,165 @@
+"""Sweeps: nothing is trained twice, a killed sweep ends with the same bits, processes share a store."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from omnigrok import Store, get_task, run_sweep
+from omnigrok import sweep as sweep_module
+from omnigrok.batching import Batching, measure
+from omnigrok.errors import SpecError
+from omnigrok.executors import process_pool
+from omnigrok.store import HOST_KEY, RUN_KEY
+from omnigrok.sweep import describe, plan, task_data
+from omnigrok.trainer import Trainer
+
+SCRIPT = """
+import sys
+from omnigrok import Store, get_task, run_sweep
+root, log, steps, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+base = get_task("teacher_student").spec.replace(steps=steps, batch_size=16, n_train=50)
+specs = [base.replace(seed=seed, alpha=1.0 + seed) for seed in range(runs)]
+write = Store.write
+def logged(self, spec, *rest):
+    open(log, "a").write(f"{spec.seed}\\n")
+    write(self, spec, *rest)
+Store.write = logged
+run_sweep(specs, Store(root), runs_per_batch=2, checkpoint_seconds=0.05, show_progress=False)
+"""
+
+
+def start(root, log, steps, runs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(root), str(log), str(steps), str(runs)], env=environment)
+
+
+def contents(root):
+    """All stored runs: raw columns and metadata but that of time and host load."""
+    result = {}
+    for path in sorted(root.glob("*/*.parquet")):
+        table = pq.read_table(path)
+        result[path.name] = (table.to_pydict(), table.schema.metadata[RUN_KEY])
+        assert HOST_KEY in table.schema.metadata
+    return result
+
+
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
+    steps, runs, kills = 2_500, 5, 6
+    assert start(whole, tmp_path / "other", steps, runs).wait(timeout=200) == 0
+    rng = random.Random(time.time_ns())
+    interrupted = 0
+    for _ in range(kills):
+        process = start(killed, log, steps, runs)
+        before = {p: p.stat().st_mtime_ns for p in killed.glob("*/checkpoints/*.pt")}
+        while process.poll() is None:  # until it is at work, and then for a random while
+            now = {p: p.stat().st_mtime_ns for p in killed.glob("*/checkpoints/*.pt") if p.exists()}
+            if any(before.get(p) != t for p, t in now.items()):
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.8))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            interrupted += 1
+        process.wait()
+    assert interrupted >= 3
+    assert start(killed, log, steps, runs).wait(timeout=200) == 0
+    assert contents(killed) == contents(whole)
+    assert not list(killed.glob("*/checkpoints/*"))
+    assert len(list(killed.glob("*/*.parquet"))) == runs
+
+
+def test_two_processes_share_a_store_without_training_a_run_twice(tmp_path):
+    root, log = tmp_path / "results", tmp_path / "log"
+    processes = [start(root, log, 1_500, 6) for _ in range(2)]
+    assert [p.wait(timeout=200) for p in processes] == [0, 0]
+    assert sorted(log.read_text().split()) == list("012345")
+
+
+def test_a_finished_run_is_never_trained_again(store, spec, monkeypatch):
+    specs = [spec.replace(seed=s) for s in range(3)]
+    first = run_sweep(specs, store, runs_per_batch=2, show_progress=False)
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Trainer, "update", refuse)
+    again = run_sweep(reversed(specs), store, runs_per_batch=3, show_progress=False)
+    assert again["value"].sum() == pytest.approx(first["value"].sum())
+    assert first.groupby("run")["step"].max().tolist() == [spec.steps] * 3
+    with pytest.raises(AssertionError, match="trained again"):
+        run_sweep(specs[:1], store, runs_per_batch=1, force=True, show_progress=False)
+
+
+def test_more_seeds_train_only_what_is_new(store, spec, monkeypatch):
+    run_sweep([spec.replace(seed=s) for s in range(2)], store, runs_per_batch=8, show_progress=False)
+    trained = []
+    original = sweep_module.Trainer
+    monkeypatch.setattr(
+        sweep_module, "Trainer", lambda task, specs, *rest: trained.extend(specs) or original(task, specs, *rest)
+    )
+    run_sweep([spec.replace(seed=s) for s in range(4)], store, runs_per_batch=8, show_progress=False)
+    assert sorted(s.seed for s in trained) == [2, 3]
+
+
+def test_batches_hold_only_what_can_be_trained_together(store, spec):
+    specs = [spec.replace(alpha=a, weight_decay=w) for a in (1.0, 2.0) for w in (0.0, 0.1)] + [spec.replace(lr=1.0)]
+    sizes = sorted(len(batch.specs) for batch in plan(specs, store, "cpu", runs_per_batch=3))
+    assert sizes == [1, 2, 2]
+
+
+def test_a_damaged_result_is_computed_again(store, spec):
+    run_sweep([spec], store, runs_per_batch=1, show_progress=False)
+    sound = contents(store.root)
+    store.path(spec).write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match="trained again"):
+        run_sweep([spec], store, runs_per_batch=1, show_progress=False)
+    assert contents(store.root) == sound
+
+
+def test_a_spec_that_cannot_be_trained_ends_the_sweep_before_it_starts(store, spec):
+    with pytest.raises(SpecError, match="20000 is more than the 10000"):
+        run_sweep([spec, spec.replace(n_train=20_000)], store, runs_per_batch=1, show_progress=False)
+    assert not store.files()
+
+
+def test_a_pool_of_processes_gives_the_same_numbers(tmp_path, spec):
+    specs = [spec.replace(seed=s, dtype="float64") for s in range(3)]
+    here = run_sweep(specs, Store(tmp_path / "a"), runs_per_batch=2, show_progress=False)
+    with process_pool(2) as pool:
+        there = run_sweep(specs, Store(tmp_path / "b"), runs_per_batch=2, executor=pool, show_progress=False)
+    assert here["value"].to_numpy() == pytest.approx(there["value"].to_numpy(), abs=1e-10)
+
+
+def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
+    calls = []
+
+    def fake(*_):
+        calls.append(1)
+        return Batching(runs=3, step_seconds=1.0, evaluation_seconds=0.5, run_bytes=2**20, tried={"3": 1.0})
+
+    monkeypatch.setattr("omnigrok.batching.measure", fake)
+    specs = [spec.replace(seed=s) for s in range(7)]
+    text = describe(specs, store, "cpu")
+    assert [len(b.specs) for b in plan(specs, store, "cpu")] == [3, 2, 2]
+    assert len(calls) == 1
+    evaluations = 13
+    assert f"about {7 * (30 + evaluations * 0.5) / 60:.1f} min left" in text
+    assert "0 of 7 runs are finished" in text
+
+
+def test_measuring_tries_growing_sizes_and_takes_the_fastest(spec, monkeypatch):
+    times = iter([8.0, 8.0, 9.0, 12.0, 40.0, 1.0])  # seconds a step of the batch: 8, 4, 2.25, 1.5, 2.5 a run
+    monkeypatch.setattr("omnigrok.batching.step_seconds", lambda *_: next(times))
+    found = measure(get_task("teacher_student"), spec, task_data(spec, "cpu"), "cpu")
+    assert found.runs == 8
+    assert found.step_seconds == 1.5
+    assert list(found.tried) == ["1", "2", "4", "8", "16"]
+    parameters = 11_205
+    assert found.run_bytes == 4 * 4 * parameters

@@ -1,0 +1,197 @@
+"""The trainer against the plain loop, in float64, and its extension points."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from omnigrok import get_task
+from omnigrok.errors import SpecError
+from omnigrok.oracle import train, weight_norm
+from omnigrok.runs import scaled_model
+from omnigrok.sweep import task_data
+from omnigrok.trainer import BatchOrder, Trainer
+
+TOLERANCE = 1e-10
+
+
+def assert_equals_oracle(task, specs, data):
+    trainer = Trainer(task, specs, data)
+    trainer.train()
+    for row, spec in enumerate(specs):
+        oracle = train(task, spec, data)
+        for name, parameter in oracle.named_parameters():
+            torch.testing.assert_close(trainer.runs.params[name][row], parameter, rtol=0, atol=TOLERANCE)
+    return trainer
+
+
+def rows(base, **common):
+    """Runs of one batch that differ in alpha, seed, weight decay and norm sphere."""
+    base = base.replace(dtype="float64", steps=20, **common)
+    return [
+        base,
+        base.replace(seed=1, alpha=0.5, weight_decay=0.3),
+        base.replace(seed=2, alpha=3.0, weight_decay=0.0, sphere=True),
+        base.replace(seed=3, weight_decay=2.0, sphere=True),
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_teacher_student_equals_the_plain_loop(optimizer, batch_size):
+    task = get_task("teacher_student")
+    specs = rows(task.spec, optimizer=optimizer, batch_size=batch_size)
+    if batch_size is not None:
+        specs[1] = specs[1].replace(n_train=30)
+    data = task_data(specs[0], "cpu")
+    assert_equals_oracle(task, specs, data)
+    assert_equals_oracle(task, specs[1:2], data)
+
+
+def test_mnist_equals_the_plain_loop(mnist_data):
+    task = get_task("mnist")
+    specs = rows(task.spec)
+    specs[1] = specs[1].replace(n_train=450)  # not a multiple of the batch size
+    assert_equals_oracle(task, specs, mnist_data)
+    assert_equals_oracle(task, specs[2:3], mnist_data)
+
+
+def test_projected_norm_is_constant():
+    task = get_task("teacher_student")
+    specs = rows(task.spec)
+    trainer = Trainer(task, specs, task_data(specs[0], "cpu"))
+    trainer.train()
+    drift = (trainer.runs.norm() / trainer.runs.radius - 1).abs()
+    assert drift[2:].max() < 1e-12
+    assert drift[0] > 1e-6  # the free runs do move
+
+
+def test_a_run_does_not_depend_on_its_neighbours():
+    task = get_task("teacher_student")
+    specs = [s.replace(steps=200) for s in rows(task.spec)]
+    data = task_data(specs[0], "cpu")
+    together = Trainer(task, specs, data)
+    together.train()
+    for row, spec in enumerate(specs):
+        alone = Trainer(task, [spec], data)
+        alone.train()
+        for name, p in alone.runs.params.items():
+            torch.testing.assert_close(together.runs.params[name][row], p[0], rtol=0, atol=1e-9)
+
+
+def test_alpha_scales_every_parameter():
+    task = get_task("teacher_student")
+    spec = task.spec.replace(dtype="float64")
+    one, three = (dict(scaled_model(task, spec.replace(alpha=a)).named_parameters()) for a in (1.0, 3.0))
+    assert len(one) == 6
+    for name in one:
+        torch.testing.assert_close(three[name], 3 * one[name])
+
+
+def test_norm_counts_every_tensor_once():
+    task = get_task("teacher_student")
+    spec = task.spec.replace(alpha=1.0, dtype="float64")
+    trainer = Trainer(task, [spec, spec.replace(seed=1)], task_data(spec, "cpu"))
+    assert trainer.runs.norm()[0].item() == pytest.approx(weight_norm(scaled_model(task, spec)), rel=1e-12)
+    assert trainer.runs.norm()[0].item() == pytest.approx(8.68, abs=0.15)  # its expectation at torch's default init
+
+
+def test_every_epoch_of_the_batch_order_is_a_permutation(spec):
+    spec = spec.replace(n_train=10, batch_size=4)
+    order = BatchOrder([spec, spec.replace(seed=1, n_train=7)], torch.device("cpu"))
+    indices = torch.cat([order(step) for step in range(300)], dim=1)
+    for row, n in ((0, 10), (1, 7)):
+        epochs = indices[row, : 1190 // n * n].view(-1, n)
+        assert torch.equal(epochs.sort(dim=1).values, torch.arange(n).expand_as(epochs))
+        assert len({tuple(epoch.tolist()) for epoch in epochs}) > 50
+    assert torch.equal(order(5), BatchOrder([spec, spec.replace(seed=1, n_train=7)], torch.device("cpu"))(5))
+
+
+def test_what_is_measured_is_what_the_model_gives(spec):
+    spec = spec.replace(dtype="float64", batch_size=8)
+    task = get_task("teacher_student")
+    specs = [spec, spec.replace(seed=1, n_train=25)]
+    data = task_data(spec, "cpu")
+    trainer = Trainer(task, specs, data)
+    trainer.train()
+    for run, frame in zip(specs, trainer.frames(), strict=True):
+        model = train(task, run, data)
+        values = frame[frame["step"] == run.steps].set_index(["split", "metric"])["value"]
+        with torch.no_grad():
+            for split, x, y in (
+                ("train", data.train_inputs[0][: run.n_train], data.train_targets[: run.n_train]),
+                ("test", data.test_inputs[0], data.test_targets),
+            ):
+                squares = (model(x) - y).square().mean(dim=1)
+                assert values[split, "loss"] == pytest.approx(squares.mean().item(), rel=1e-9)
+                assert values[split, "accuracy"] == (squares < 1e-3).double().mean().item()
+        assert values["parameters", "weight_norm"] == pytest.approx(weight_norm(model), rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_resumed_trainer_ends_with_the_same_bits(spec, count):
+    task, data = get_task("teacher_student"), task_data(spec, "cpu")
+    specs = [spec.replace(seed=s, batch_size=8, weight_decay=0.1 * s) for s in range(count)]
+    whole, first, second = (Trainer(task, specs, data) for _ in range(3))
+    whole.train()
+    while first.step < 11:
+        if first.step <= 10:  # all of them are logged steps
+            first.measure()
+        first.update()
+    second.load_state_dict(first.state_dict())
+    second.train()
+    for name, p in whole.runs.params.items():
+        assert torch.equal(p, second.runs.params[name])
+    for a, b in zip(whole.frames(), second.frames(), strict=True):
+        assert a.equals(b)
+
+
+def test_specs_that_cannot_share_a_batch_are_refused(spec):
+    task, data = get_task("teacher_student"), task_data(spec, "cpu")
+    with pytest.raises(ValueError, match="must agree"):
+        Trainer(task, [spec, spec.replace(lr=0.1)], data)
+    with pytest.raises(SpecError, match="more than the 10000"):
+        Trainer(task, [spec.replace(n_train=10_001)], data)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A perturbation: adds a constant to the inputs."""
+
+    by: float
+
+    def __call__(self, trainer, inputs, targets):
+        assert inputs[0].shape[:2] == targets.shape[:2] == (len(trainer.specs), 40)
+        return tuple(x + self.by for x in inputs)
+
+
+@dataclass(frozen=True)
+class InputGradient:
+    """A probe: mean gradient of the loss with respect to the test inputs."""
+
+    examples: int
+
+    def __call__(self, trainer):
+        x = trainer.data.test_inputs[0][: self.examples].expand(len(trainer.specs), -1, -1).clone().requires_grad_()
+        targets = trainer.data.test_targets[: self.examples].expand(len(trainer.specs), -1, -1)
+        (gradient,) = torch.autograd.grad(trainer.losses((x,), targets).sum(), x)
+        return {"input_gradient": gradient.flatten(1).norm(dim=1)}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_probes_and_perturbation_reach_the_run_and_its_hash(spec, count):
+    changed = spec.replace(probes=(InputGradient(5),), perturbation=Shift(0.5), dtype="float64")
+    task, data = get_task("teacher_student"), task_data(changed, "cpu")
+    zero = changed.replace(perturbation=Shift(0.0))
+    trainers = {}
+    for s in (changed, zero, zero.replace(perturbation=None, probes=())):
+        trainer = trainers[s] = Trainer(task, [s.replace(seed=r) for r in range(count)], data)
+        trainer.train()
+    moved, unmoved, plain = ([p.detach() for p in t.runs.params.values()] for t in trainers.values())
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(unmoved, plain, strict=True))
+    assert not any(torch.allclose(a, b, atol=1e-6) for a, b in zip(moved, plain, strict=True))
+    frame = trainers[changed].frames()[0]
+    probed = frame[frame["metric"] == "input_gradient"]
+    assert len(probed) == frame["step"].nunique()
+    assert (probed["value"] > 0).all()
+    assert len({s.hash("") for s in trainers}) == 3
