@@ -21,6 +21,7 @@ SUSTAIN = 3
 WALL = 10.0
 """Factor over the lowest loss from which the end of a landscape counts as a wall."""
 RUN_FIELDS = ["run", "task", "alpha", "n_train", "weight_decay", "seed"]
+CURVE_FIELDS = ["task", "alpha", "n_train", "weight_decay", "seed", "step", "split", "metric", "value"]
 LANDSCAPE_FIELDS = ["task", "alpha", "weight_norm", "n_train", "weight_decay", "seed"]
 
 
@@ -147,6 +148,13 @@ def bootstrap_interval(
     statistics = np.apply_along_axis(statistic, 1, samples)
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return float(low), float(high)
+
+
+def first_reached(curves: pd.DataFrame, split: str, metric: str, threshold: float) -> pd.Series:
+    """First logged step at which a metric is at its threshold, sustained or not, a value a seed; inf: never."""
+    chosen = curves.query("split == @split and metric == @metric")
+    found = {seed: onset(run["step"], run["value"], threshold, sustain=0) for seed, run in chosen.groupby("seed")}
+    return pd.Series({seed: np.inf if first.censored else first.step for seed, first in found.items()}, dtype=float)
 
 
 def value_at(curves: pd.DataFrame, split: str, metric: str, step: int) -> pd.Series:

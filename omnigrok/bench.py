@@ -4,6 +4,7 @@ and the matrix products alone.
 published  one model, DataLoader over per-sample Python (for MNIST PIL and ToTensor), torch's default optimizer,
            `.item()` each step, evaluations through DataLoaders on as many examples and as often as published
 plain      one model, tensors on the device, gathered minibatches, torch's fused optimizer, no DataLoader, no evaluation
+           (both with the plain form of the model, where the trainer's is an exact fast form)
 trainer    the suite's trainer at several batch sizes over runs, a step without evaluation
 matmul     the matrix products of such a step and nothing else: no step of these models can be faster
 """
@@ -117,7 +118,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
         if n
     ]
     device = data.train_targets.device
-    model = scaled_model(task, spec).to(device)
+    model = scaled_model(task, spec, reference=True).to(device)
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
     optimizer = optimizer_class(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
     size = spec.effective_batch_size
@@ -152,7 +153,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
 
 def plain_loop(task: Task, spec: RunSpec, data: TaskData, device: str) -> Contender:
     """The strongest plain loop of one model."""
-    model = scaled_model(task, spec).to(device)
+    model = scaled_model(task, spec, reference=True).to(device)
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
     optimizer = optimizer_class(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
     n, size = spec.n_train, spec.effective_batch_size

@@ -53,7 +53,7 @@ def weight_norm(model: nn.Module) -> float:
 
 def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
     """Train one run and return its module."""
-    model = scaled_model(task, spec)
+    model = scaled_model(task, spec, reference=True)
     radius = weight_norm(model)
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
     optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
@@ -67,6 +67,8 @@ def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
         optimizer.zero_grad()
         loss = task.loss(model(*inputs), targets).mean()
         loss.backward()
+        if spec.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
         optimizer.step()
         if spec.sphere:
             scale = radius / weight_norm(model)

@@ -5,15 +5,18 @@ Everywhere: median over seeds as a line, the range of seeds as a band, the paper
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from omnigrok.analysis import bootstrap_interval, critical_alpha, pick
-from omnigrok.style import COLOURS
+from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 
 Paper = Mapping[str, pd.DataFrame]
@@ -45,6 +48,34 @@ def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: P
         ax.set_ylim(-0.03, 1)
 
 
+FIRST_STEP = 10  # published axes start here
+
+
+@dataclass(frozen=True)
+class Run:
+    """A panel of `grokking_figure`: the runs at one alpha, its title, the paper's values."""
+
+    alpha: float
+    title: str
+    paper: Paper
+
+
+def grokking_figure(curves: pd.DataFrame, metric: str, runs: Sequence[Run], *, log: bool = False) -> Figure:
+    """Panels of train and test metric and weight norm against steps, side by side; `log`: a logarithmic metric."""
+    wide = WIDTH * (1.5 if len(runs) == 1 else 1.3 * len(runs))
+    figure, axes = plt.subplots(1, len(runs), figsize=(wide, 1.1 * HEIGHT), squeeze=False)
+    for ax, run in zip(axes.flat, runs, strict=True):
+        chosen = curves[curves["alpha"] == run.alpha]
+        grokking_panel(ax, chosen, metric, run.paper)
+        ax.set_xlim(min(FIRST_STEP, chosen["step"].max()), chosen["step"].max())
+        ax.set_title(run.title, fontsize=10)
+        if log:
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(0, 1.03)
+    return figure
+
+
 def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) -> None:
     """Train and test metric (left) and weight norm (right) against steps."""
     right = ax.twinx()
@@ -72,7 +103,7 @@ def legend(ax: Axes, **where: Any) -> None:
     """The legend of a panel, what was measured first."""
     handles, labels = ax.get_legend_handles_labels()
     ordered = sorted(dict(zip(labels, handles, strict=True)).items(), key=_legend_order)
-    ax.legend([handle for _, handle in ordered], [label for label, _ in ordered], fontsize=8, **where)
+    ax.legend([handle for _, handle in ordered], [label for label, _ in ordered], fontsize=8, frameon=True, framealpha=0.85, **where)
 
 
 def _legend_order(item: tuple[str, Any]) -> bool:

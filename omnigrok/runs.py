@@ -20,16 +20,21 @@ from omnigrok.task import Inputs, Task
 Model = Callable[..., Tensor]
 
 
-def scaled_model(task: Task, spec: RunSpec) -> nn.Module:
+def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Module:
     """The module of one run at step 0: the library's default init times alpha, on the CPU, in the spec's dtype.
 
     Every parameter is scaled, biases and embeddings too (Liu et al. 2023, section 3). The draw depends on the seed
-    alone; torch's global generator is left as it was.
+    alone; torch's global generator is left as it was. `reference` gives the task's plain form of the same network.
     """
     state = torch.default_generator.get_state()
     try:
         torch.default_generator.manual_seed(seed_of(spec.seed, "init"))
-        model = task.model(spec).to(spec.torch_dtype)
+        model = task.model(spec)
+        if reference:
+            plain = task.reference_model(spec)
+            plain.load_state_dict(model.state_dict())
+            model = plain
+        model = model.to(spec.torch_dtype)
     finally:
         torch.default_generator.set_state(state)
     with torch.no_grad():
@@ -130,6 +135,15 @@ class Runs:
             if g.stride() != p.stride():
                 g = torch.empty_like(p).copy_(g)
             matrix.grad = in_memory_order(g)
+
+    def clip_gradients_(self, limit: float) -> None:
+        """Scale each run's gradient down to norm `limit` where it is longer; as torch's clip_grad_norm_, run by run."""
+        gradients = [leaf.grad for leaf in self.leaves if leaf.grad is not None]
+        rows = [in_memory_order(g.unsqueeze(0)) for g in gradients] if self._single else gradients
+        norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dim=1) for g in rows]), dim=0)
+        factors = (limit / (norms + 1e-6)).clamp(max=1.0)
+        for g in rows:
+            g.mul_(factors[:, None])
 
     def adopt_layout(self, losses: Float[Tensor, "runs"]) -> None:
         """Lay the parameters out in memory as their gradients come (a batched weight's is transposed): saves a copy."""

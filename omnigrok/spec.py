@@ -43,6 +43,9 @@ class RunSpec:
     optimizer: Literal["adam", "adamw"] = field(default="adamw", metadata={"help": "adam or adamw"})
     betas: tuple[float, float] = (0.9, 0.999)
     batch_size: int | None = field(default=None, metadata={"help": "examples a step; none: the full batch"})
+    gradient_clip: float | None = field(
+        default=None, metadata={"help": "largest gradient norm of a run; none: no limit"}
+    )
     dtype: Literal["float32", "float64"] = field(default="float32", metadata={"help": "float32 or float64"})
     subset: Literal["first", "shuffled"] = field(
         default="first", metadata={"help": "order of the pool: as published, or shuffled by data_seed"}
@@ -64,6 +67,11 @@ class RunSpec:
         need(self.n_train >= 1, "n_train", "1 or more")
         need(self.steps >= 0, "steps", "0 or more")
         need(self.batch_size is None or self.batch_size >= 1, "batch_size", "1 or more, or none for the full batch")
+        need(
+            self.gradient_clip is None or (is_number(self.gradient_clip) and self.gradient_clip > 0),
+            "gradient_clip",
+            "a finite number above 0, or none",
+        )
         need(self.evaluation_density >= 1, "evaluation_density", "1 or more")
         need(self.optimizer in ("adam", "adamw"), "optimizer", "adam or adamw")
         need(self.dtype in DTYPES, "dtype", "float32 or float64")

@@ -123,7 +123,8 @@ def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: in
                 path.unlink(missing_ok=True)  # all its runs are finished
     groups: dict[tuple, list[RunSpec]] = defaultdict(list)
     for spec in specs:
-        groups[batch_key(spec)].append(spec)
+        own_data = spec.n_train if get_task(spec.task).data_depends_on_n_train else None
+        groups[(batch_key(spec), own_data)].append(spec)
     for group in groups.values():
         if not any(run_hash(spec) in missing for spec in group):
             continue
@@ -160,14 +161,17 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _load(task: str, dtype: str, subset: str, data_seed: int, options: tuple, device: str) -> TaskData:
-    spec = get_task(task).spec.replace(dtype=dtype, subset=subset, data_seed=data_seed, options=options)
-    return load_data(get_task(task), spec, device)
+def _load(spec: RunSpec, device: str) -> TaskData:
+    return load_data(get_task(spec.task), spec, device)
 
 
 def task_data(spec: RunSpec, device: str) -> TaskData:
     """The data of a spec, loaded once a process."""
-    return _load(spec.task, spec.dtype, spec.subset, spec.data_seed, spec.options, device)
+    task = get_task(spec.task)
+    kept = {name: getattr(spec, name) for name in ("dtype", "subset", "data_seed", "options")}
+    if task.data_depends_on_n_train:
+        kept["n_train"] = spec.n_train
+    return _load(task.spec.replace(**kept), device)
 
 
 def data_bytes(data: TaskData) -> int:

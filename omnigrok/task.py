@@ -102,6 +102,8 @@ class Task(ABC):
     """For generated data: a name and version that stand for it in the run's hash."""
     published_evaluation: ClassVar[PublishedEvaluation] = PublishedEvaluation()
     """What the published code evaluates and how often, for `omnigrok bench`."""
+    data_depends_on_n_train: ClassVar[bool] = False
+    """True when `load` looks at n_train (a vocabulary of the training part, say): runs of another size load again."""
     batchable: ClassVar[bool] = True
     """False when the model cannot be batched over runs, or is slower batched (nn.LSTM on a CPU)."""
 
@@ -116,6 +118,10 @@ class Task(ABC):
     @abstractmethod
     def model(self, spec: RunSpec) -> nn.Module:
         """The network with the library's default initialisation. The trainer scales it by alpha."""
+
+    def reference_model(self, spec: RunSpec) -> nn.Module:
+        """The plain form of a model that has an exact fast form: same parameters, same names. The oracle trains it."""
+        return self.model(spec)
 
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "batch ..."], targets: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch"]:

@@ -44,6 +44,7 @@ SHARED_FIELDS = (
     "effective_batch_size",
     "steps",
     "dtype",
+    "gradient_clip",
     "subset",
     "data_seed",
     "evaluation_density",
@@ -136,6 +137,8 @@ class Trainer:
             inputs, targets = self._per_run(inputs, targets, shared)
             inputs, shared = self.spec.perturbation(self, inputs, targets), False
         self.runs.set_gradients(self.losses(inputs, targets, shared=shared))
+        if self.spec.gradient_clip is not None:
+            self.runs.clip_gradients_(self.spec.gradient_clip)
         if self._decay is not None:
             self._decay_rows()
         self.optimizer.step()

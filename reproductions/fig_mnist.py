@@ -7,22 +7,18 @@ steps in float32, the paper preset 100,000 in float64 as published.
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import onset, value_at
+from omnigrok.analysis import CURVE_FIELDS, first_reached, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
 from omnigrok.figure import Options, Reproduction
-from omnigrok.panels import grokking_panel
+from omnigrok.panels import Run, grokking_figure
 from omnigrok.spec import RunSpec
-from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.paper import LIU, paper_panel
 
-CURVE = ["task", "alpha", "n_train", "weight_decay", "seed", "step", "split", "metric", "value"]
 STEPS = {"quick": 600, "default": 60_000, "paper": 100_000}
-FIRST_STEP = 10  # the published axis starts here
 
 
 def sweep(options: Options) -> list[RunSpec]:
@@ -36,30 +32,21 @@ def sweep(options: Options) -> list[RunSpec]:
 
 
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {"": runs[CURVE]}
+    return {"": runs[CURVE_FIELDS]}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    figure, ax = plt.subplots(figsize=(1.5 * WIDTH, 1.1 * HEIGHT))
     spec = sweep(options)[0]
-    grokking_panel(ax, tables[""], "accuracy", paper_panel("fig3", "grokking") if options.n_train is None else {})
-    ax.set(xlim=(FIRST_STEP, spec.steps), ylim=(0, 1.03))
-    ax.set_title(f"MNIST, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}")
-    return figure
-
-
-def memorised(tables: Tables) -> pd.Series:
-    """First step at which every training example is right, a value a seed; inf where there is none."""
-    curves = tables[""].query("split == 'train' and metric == 'accuracy'")
-    found = {seed: onset(run["step"], run["value"], 1.0, sustain=0) for seed, run in curves.groupby("seed")}
-    return pd.Series({seed: float("inf") if first.censored else first.step for seed, first in found.items()})
+    title = f"MNIST, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
+    paper = paper_panel("fig3", "grokking") if options.n_train is None else {}
+    return grokking_figure(tables[""], "accuracy", [Run(spec.alpha, title, paper)])
 
 
 SOURCE = "Liu 2023 Fig. 3, digitised"
 CLAIMS = [
     Claim(
         "memorises", "mnist", "First step with train accuracy 1.0", SOURCE,
-        at_most(3000, paper=3000), memorised,
+        at_most(3000, paper=3000), lambda t: first_reached(t[""], "train", "accuracy", 1.0),
     ),
     Claim(
         "chance", "mnist", "Test accuracy at step 6,000", SOURCE,

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import TABLE_END, TABLE_START, markdown_table, read_sidecars
 from omnigrok.task import get_task
 from reproductions import fig_lu, fig_mnist
@@ -113,7 +114,7 @@ def test_fig_mnist_measures_onset_and_values():
             ("parameters", "weight_norm", [93, 93, 92, 90, 88, 74, 56]),
         ):
             rows += [("mnist", 8.0, 1000, 0.01, seed, s, split, metric, v) for s, v in zip(steps, values, strict=True)]
-    tables = {"": pd.DataFrame(rows, columns=fig_mnist.CURVE)}
+    tables = {"": pd.DataFrame(rows, columns=CURVE_FIELDS)}
     results = {claim.id: claim.test(tables) for claim in fig_mnist.CLAIMS}
     assert results["memorises"]["measured"] == 2_000
     assert [results[name]["status"] for name in ("memorises", "chance", "generalises", "norm")] == ["PASS"] * 4
