@@ -22,11 +22,13 @@ from omnigrok.task import Task, TaskData
 from omnigrok.trainer import Trainer, batch_key
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LARGEST_ON_CPU = 64
+"""Where every model's matrices already fill the cores, larger batches only cost memory and time to measure."""
 MEMORY_SHARE = 0.25
 """Share of the memory that one batch's parameters, gradients and moments may take."""
 MUCH_SLOWER = 1.3
 """Larger sizes are not tried once a size is slower than the best by this factor."""
-SECONDS = 0.25
+SECONDS = 0.15
 """Time given to each size."""
 
 
@@ -73,8 +75,9 @@ def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
     tried: dict[int, float] = {}
     evaluation = 0.0
     run_bytes = 0
+    largest = LARGEST_ON_CPU if device == "cpu" else SIZES[-1]
     for size in SIZES if task.batchable else (1,):
-        if size * run_bytes > MEMORY_SHARE * memory_bytes(device):
+        if size > largest or size * run_bytes > MEMORY_SHARE * memory_bytes(device):
             break
         trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
         run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size

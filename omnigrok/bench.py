@@ -12,18 +12,18 @@ matmul     the matrix products of such a step and nothing else: no step of these
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from omnigrok.batching import timed
+from omnigrok.batching import MUCH_SLOWER, timed
 from omnigrok.oracle import Examples
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
@@ -67,13 +67,18 @@ def bench(task: Task, spec: RunSpec, data: TaskData, device: str, sizes: tuple[i
     for size in sizes if task.batchable else (1,):
         builders += [partial(trainer_loop, trainer, size), partial(matmul_loop, trainer, size)]
     times: dict[tuple[str, int], list[float]] = {}
-    for _ in range(ROUNDS):
-        for build in builders:
+    for turn in range(ROUNDS):
+        for build in list(builders):
             contender = build()
             for _ in range(WARM_UP):
                 contender.step()
             seconds = mean_seconds(contender.step, device) + contender.extra
-            times.setdefault((contender.loop, contender.runs), []).append(seconds / contender.runs)
+            found = times.setdefault((contender.loop, contender.runs), [])
+            found.append(seconds / contender.runs)
+            fastest = min(t[0] for (loop, _), t in times.items() if loop == contender.loop)
+            if turn == 0 and contender.loop == "trainer" and found[0] > MUCH_SLOWER * fastest:
+                del builders[builders.index(build) + 2 :]  # larger batches only cost memory
+                break
     rows = [(task.name, loop, runs, 1e3 * statistics.median(found)) for (loop, runs), found in times.items()]
     return with_ratios(pd.DataFrame(rows, columns=["task", "loop", "runs", "ms"]))
 
@@ -109,24 +114,27 @@ def mean_seconds(step: Callable[[], object], device: str) -> float:
 
 
 def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
-    """The published style of loop, on the CPU side as published; its evaluations are timed apart and spread."""
-    train = task.published_examples(spec, "train") or Examples(data, spec.n_train)
-    evaluation = task.published_evaluation
-    evaluated = [
-        Subset(task.published_examples(spec, split) or Examples(data, n, test=split == "test"), range(n))
-        for split, n in (("train", evaluation.train), ("test", evaluation.test))
-        if n
-    ]
+    """The published style of loop; its evaluations are timed apart and spread over the steps between them."""
     device = data.train_targets.device
+    own = torch.Generator()
+
+    def loader(split: str, n: int) -> Iterable:
+        published = task.published_loader(spec, split, n, own)
+        if published is not None:
+            return published
+        examples, train = Examples(data, n, test=split == "test"), split == "train"
+        return DataLoader(examples, batch_size=spec.effective_batch_size, shuffle=train, generator=own)
+
     model = scaled_model(task, spec, reference=True).to(device)
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
-    size = spec.effective_batch_size
-    own = torch.Generator()
+    optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+    train = loader("train", spec.n_train)
+    sizes = {"train": task.published_evaluation.train, "test": task.published_evaluation.test}
+    evaluated = [loader(split, n) for split, n in sizes.items() if n]
 
     def batches() -> Iterator[list[Tensor]]:
         while True:
-            yield from DataLoader(train, batch_size=size, shuffle=True, generator=own)
+            yield from train
 
     stream = batches()
 
@@ -135,27 +143,36 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
         optimizer.zero_grad()
         loss = task.loss(model(*inputs), targets).mean()
         loss.backward()
+        clip(model, spec)
         optimizer.step()
         return loss.item()
 
     @torch.no_grad()
     def evaluate() -> None:
-        for examples in evaluated:
-            for *inputs, targets in DataLoader(examples, batch_size=size, generator=own):
+        for batches in evaluated:
+            for *inputs, targets in batches:
                 task.loss(model(*(x.to(device) for x in inputs)), targets.to(device)).mean().item()
 
     extra = 0.0
     if evaluated:
         evaluate()
-        extra = statistics.median(timed(evaluate, str(device)) for _ in range(3)) / evaluation.every
+        every = task.published_evaluation.every
+        extra = statistics.median(timed(evaluate, str(device)) for _ in range(3)) / every
     return Contender("published", 1, step, extra)
+
+
+def clip(model: nn.Module, spec: RunSpec) -> None:
+    if spec.gradient_clip is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
 
 
 def plain_loop(task: Task, spec: RunSpec, data: TaskData, device: str) -> Contender:
     """The strongest plain loop of one model."""
     model = scaled_model(task, spec, reference=True).to(device)
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+    optimizer = optimizer_class(
+        model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
+    )
     n, size = spec.n_train, spec.effective_batch_size
     order = BatchOrder([spec], torch.device(device))
     whole = tuple(x[:n] for x in data.train_inputs), data.train_targets[:n]
@@ -168,6 +185,7 @@ def plain_loop(task: Task, spec: RunSpec, data: TaskData, device: str) -> Conten
             inputs, targets = tuple(x[index] for x in data.train_inputs), data.train_targets[index]
         optimizer.zero_grad()
         task.loss(model(*inputs), targets).mean().backward()
+        clip(model, spec)
         optimizer.step()
 
     return Contender("plain", 1, step)

@@ -22,6 +22,7 @@ RUN_OPTIONS = (
     ("seed", int),
     ("weight_decay", float),
     ("lr", float),
+    ("gradient_clip", float),
     ("batch_size", int),
     ("optimizer", str),
     ("dtype", str),
@@ -63,6 +64,8 @@ def list_tasks() -> None:
             f"    N = {spec.n_train}, alpha = {spec.alpha:g}, {spec.optimizer} lr {spec.lr:g}, weight decay "
             f"{spec.weight_decay:g}, {batch}, {spec.steps:,} steps, {spec.dtype}"
         )
+        if spec.options:
+            click.echo("    options: " + ", ".join(f"{option}={value}" for option, value in spec.options))
         described = (type(task).__doc__ or "").strip().splitlines()
         click.echo(f"    {described[0] if described else ''}")
 
@@ -77,13 +80,21 @@ def _run_options(command: Any) -> Any:
 @click.argument("task")
 @_run_options
 @click.option("--sphere/--no-sphere", default=None, help=HELP["sphere"])
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="One of the task's own: --option p=97.")
 @click.option("--full-batch", is_flag=True, help="All training examples at every step.")
 @console.device_option
 @results_option
 @click.option("--out", type=click.Path(path_type=Path), help="The curve's PNG. Default: beside the run in the store.")
 @click.option("--force", is_flag=True, help="Train again when it is in the store.")
 def run_one(
-    task: str, device: str, results: Path, out: Path | None, force: bool, full_batch: bool, **fields: Any
+    task: str,
+    device: str,
+    results: Path,
+    out: Path | None,
+    force: bool,
+    full_batch: bool,
+    options: tuple[str, ...],
+    **fields: Any,
 ) -> None:
     """Train one run of TASK, print what it ends with and save its curve.
 
@@ -97,6 +108,7 @@ def run_one(
 
     chosen = get_task(task)
     spec = chosen.spec.replace(**{name: value for name, value in fields.items() if value is not None})
+    spec = spec.replace(options=_with_options(spec.options, options))
     if full_batch:
         spec = spec.replace(batch_size=None)
     store = Store(results)
@@ -111,6 +123,21 @@ def run_one(
     click.echo(f"t_gen      {_time(times['t_gen'], times['gen_censored'])}")
     _save_curve(png, spec, curves)
     click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {png}")
+
+
+def _with_options(defaults: tuple[tuple[str, Any], ...], given: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """The task's options with those given as NAME=VALUE replaced, each of its default's type."""
+    chosen = dict(defaults)
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in chosen:
+            raise OmnigrokError(f"unknown option {name!r}; there are: {', '.join(chosen) or 'none'}")
+        kind = type(chosen[name])
+        try:
+            chosen[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        except (KeyError, ValueError):
+            raise OmnigrokError(f"option {name} takes a {kind.__name__}, got {value!r}") from None
+    return tuple(sorted(chosen.items()))
 
 
 def _time(steps: int, censored: bool) -> str:

@@ -10,7 +10,7 @@ import click
 import torch
 
 from omnigrok.errors import OmnigrokError
-from omnigrok.provenance import command_line, pick_device
+from omnigrok.provenance import command_line, pick_device, program
 
 INTERRUPTED = 130  # the shell's status for a process ended by Ctrl-C
 
@@ -47,7 +47,7 @@ def run(command: click.Command) -> None:
     """Run a command line and end the process: 0 done, 2 something the user can mend, 130 interrupted."""
     warnings.showwarning = _show_warning
     try:
-        status = command.main(prog_name=command_line().split(" -")[0], standalone_mode=False)
+        status = command.main(prog_name=program(), standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         _fail(error.format_message())

@@ -149,6 +149,7 @@ class Reproduction:
     ) -> None:
         """Train what is missing, then write and print the figure's outputs."""
         start = time.time()
+        provenance(device)  # of the code as it is now, should it be edited while the runs are trained
         out = out or Path("figures") / ("" if preset == "default" else preset)
         make_folder(out)
         store = Store(results)

@@ -63,6 +63,8 @@ def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
         sampler=Stream(spec),
         generator=torch.Generator(),  # DataLoader draws a seed for its workers, from the global generator if left alone
     )
+    every, factor = spec.lr_drop or (1, 1.0)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=every, gamma=factor)
     for *inputs, targets in loader:
         optimizer.zero_grad()
         loss = task.loss(model(*inputs), targets).mean()
@@ -70,6 +72,7 @@ def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
         if spec.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
         optimizer.step()
+        schedule.step()
         if spec.sphere:
             scale = radius / weight_norm(model)
             with torch.no_grad():

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import bootstrap_interval, critical_alpha, pick
+from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 
@@ -23,8 +24,12 @@ Paper = Mapping[str, pd.DataFrame]
 """The paper's values of a panel: by series ("test loss", "weight norm"), columns x, y and uncertainty."""
 
 
-def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: Paper) -> None:
-    """Reduced train and test metric against alpha, the norm on top, the critical norm with its interval over seeds."""
+def lu_panel(ax: Axes, landscape: pd.DataFrame, spec: RunSpec, metric: str, paper: Paper) -> None:
+    """Reduced train and test metric against alpha, the norm on top, the critical norm with its interval over seeds.
+
+    `spec` is one of the runs: the title says what was trained.
+    """
+    task = spec.task
     for split in ("train", "test"):
         _median_and_range(ax, pick(landscape, task, split, metric), split, split, marker="o")
         _crosses(ax, paper.get(f"{split} {metric}"), split)
@@ -40,8 +45,8 @@ def lu_panel(ax: Axes, landscape: pd.DataFrame, task: str, metric: str, paper: P
     top.set_xlabel("weight norm $|w|$", fontsize=8)
     top.tick_params(labelsize=8)
     ax.set(xscale="log", xlabel="relative weight norm $\\alpha$", ylabel=f"reduced {metric}")
-    name, size = get_task(task).display_name, rows["n_train"].iloc[0]
-    ax.set_title(f"{name}, N = {size}: $w_c$ at $\\alpha$ = {critical.median():.2f}", fontsize=10)
+    what = [get_task(task).display_name, f"N = {spec.n_train}", get_task(task).configuration(spec)]
+    ax.set_title(f"{', '.join(filter(None, what))}\n$w_c$ at $\\alpha$ = {critical.median():.2f}", fontsize=10)
     if metric == "loss":
         ax.set_yscale("log")
     else:
@@ -96,14 +101,22 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) ->
     right.set_ylim(bottom=0)
     lines = {str(line.get_label()): line for axes in (ax, right) for line in axes.get_lines()}
     shown = {label: line for label, line in sorted(lines.items(), key=_legend_order) if not label.startswith("_")}
-    ax.legend(shown.values(), shown.keys(), loc="lower right", fontsize=8)
+    where = "lower left" if metric == "loss" else "center left"
+    ax.legend(shown.values(), shown.keys(), loc=where, fontsize=8)
 
 
 def legend(ax: Axes, **where: Any) -> None:
     """The legend of a panel, what was measured first."""
     handles, labels = ax.get_legend_handles_labels()
     ordered = sorted(dict(zip(labels, handles, strict=True)).items(), key=_legend_order)
-    ax.legend([handle for _, handle in ordered], [label for label, _ in ordered], fontsize=8, frameon=True, framealpha=0.85, **where)
+    ax.legend(
+        [handle for _, handle in ordered],
+        [label for label, _ in ordered],
+        fontsize=8,
+        frameon=True,
+        framealpha=0.85,
+        **where,
+    )
 
 
 def _legend_order(item: tuple[str, Any]) -> bool:

@@ -71,9 +71,12 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def program() -> str:
+    """How this process was started: ``python -m module`` or a command's name."""
+    path, main = Path(sys.argv[0]), sys.modules["__main__"].__spec__
+    return f"python -m {main.name}" if main is not None and path.suffix == ".py" else path.name
+
+
 def command_line() -> str:
     """The command as the user would type it again."""
-    program = Path(sys.argv[0])
-    main = sys.modules["__main__"].__spec__
-    start = f"python -m {main.name}" if main is not None and program.suffix == ".py" else program.name
-    return " ".join([start, *sys.argv[1:]])
+    return " ".join([program(), *sys.argv[1:]])

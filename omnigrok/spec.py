@@ -43,6 +43,9 @@ class RunSpec:
     optimizer: Literal["adam", "adamw"] = field(default="adamw", metadata={"help": "adam or adamw"})
     betas: tuple[float, float] = (0.9, 0.999)
     batch_size: int | None = field(default=None, metadata={"help": "examples a step; none: the full batch"})
+    lr_drop: tuple[int, float] | None = field(
+        default=None, metadata={"help": "(steps, factor): lr times factor every so many steps"}
+    )
     gradient_clip: float | None = field(
         default=None, metadata={"help": "largest gradient norm of a run; none: no limit"}
     )
@@ -68,6 +71,11 @@ class RunSpec:
         need(self.steps >= 0, "steps", "0 or more")
         need(self.batch_size is None or self.batch_size >= 1, "batch_size", "1 or more, or none for the full batch")
         need(
+            self.lr_drop is None or (self.lr_drop[0] >= 1 and is_number(self.lr_drop[1]) and self.lr_drop[1] > 0),
+            "lr_drop",
+            "(1 or more steps, a factor above 0), or none",
+        )
+        need(
             self.gradient_clip is None or (is_number(self.gradient_clip) and self.gradient_clip > 0),
             "gradient_clip",
             "a finite number above 0, or none",
@@ -89,6 +97,13 @@ class RunSpec:
     @property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of the update that follows a step."""
+        if self.lr_drop is None:
+            return self.lr
+        every, factor = self.lr_drop
+        return self.lr * factor ** (step // every)
 
     @property
     def effective_batch_size(self) -> int:

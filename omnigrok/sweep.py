@@ -160,7 +160,7 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str) -> str:
     return "\n".join(lines)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _load(spec: RunSpec, device: str) -> TaskData:
     return load_data(get_task(spec.task), spec, device)
 

@@ -21,7 +21,7 @@ from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.spec import RunSpec, generator
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset as ExampleDataset
+    from collections.abc import Iterable
 
     from omnigrok.data import Dataset
 
@@ -104,6 +104,8 @@ class Task(ABC):
     """What the published code evaluates and how often, for `omnigrok bench`."""
     data_depends_on_n_train: ClassVar[bool] = False
     """True when `load` looks at n_train (a vocabulary of the training part, say): runs of another size load again."""
+    evaluation_chunk: ClassVar[int] = 500
+    """Examples evaluated in one call; few enough that the activations of all runs stay near the processor's cache."""
     batchable: ClassVar[bool] = True
     """False when the model cannot be batched over runs, or is slower batched (nn.LSTM on a CPU)."""
 
@@ -135,8 +137,16 @@ class Task(ABC):
         """The L/U experiment at alpha = 1 on the norm sphere, for preset quick, default or paper; None: it has none."""
         return None
 
-    def published_examples(self, spec: RunSpec, split: str) -> ExampleDataset[tuple[Tensor, Tensor]] | None:
-        """A split (train, test) behind the per-sample Python transforms of the published code, for `omnigrok bench`."""
+    def configuration(self, spec: RunSpec) -> str:
+        """What a figure's title says of the problem's size beside N; empty when there is nothing to say."""
+        return ""
+
+    def published_loader(self, spec: RunSpec, split: str, n: int, generator: torch.Generator) -> Iterable | None:
+        """The first n examples of a split (train, test) behind the published code's own loader, for `omnigrok bench`.
+
+        Iterating it gives an epoch of batches ``(*inputs, targets)`` for the reference model. None: a DataLoader over
+        single examples.
+        """
         return None
 
     @classmethod

@@ -20,7 +20,6 @@ from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import Inputs, Task, TaskData, check_size
 
-EVALUATION_CHUNK = 500  # examples a call: activations of all runs stay near the processor's cache
 ORDER_BLOCK = 128  # steps whose batch order is drawn at once
 
 
@@ -40,6 +39,7 @@ SHARED_FIELDS = (
     "task",
     "optimizer",
     "lr",
+    "lr_drop",
     "betas",
     "effective_batch_size",
     "steps",
@@ -137,6 +137,9 @@ class Trainer:
             inputs, targets = self._per_run(inputs, targets, shared)
             inputs, shared = self.spec.perturbation(self, inputs, targets), False
         self.runs.set_gradients(self.losses(inputs, targets, shared=shared))
+        if self.spec.lr_drop is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.spec.lr_at(self.step)
         if self.spec.gradient_clip is not None:
             self.runs.clip_gradients_(self.spec.gradient_clip)
         if self._decay is not None:
@@ -235,8 +238,9 @@ class Trainer:
         accumulate = torch.float32 if self.device.type == "mps" else torch.float64
         sums: dict[str, Tensor] = {}
         self.runs.module.eval()
-        for start in range(0, len(targets), EVALUATION_CHUNK):
-            part = slice(start, start + EVALUATION_CHUNK)
+        chunk = self.task.evaluation_chunk
+        for start in range(0, len(targets), chunk):
+            part = slice(start, start + chunk)
             values = self.runs.map(
                 self._example_metrics, tuple(x[part] for x in inputs), targets[part], shared=True, rows=rows
             )
@@ -258,7 +262,7 @@ class Trainer:
         """Weight decay of each row's own: decoupled before the step, as torch.optim.AdamW does, or in the gradient."""
         assert self._decay is not None
         if self.spec.optimizer == "adamw":
-            self.runs.decay_(self.spec.lr * self._decay)
+            self.runs.decay_(self.spec.lr_at(self.step) * self._decay)
             return
         for matrix in self.runs.theta:
             assert matrix.grad is not None

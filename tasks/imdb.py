@@ -31,6 +31,7 @@ class IMDb(Task):
     citation = "Liu et al. 2023, Fig. 4; Maas et al. 2011"
     dataset = DATASET
     data_depends_on_n_train = True  # the vocabulary is that of the training part
+    evaluation_chunk = TEST  # a recurrent network wants few, wide calls
     batchable = False  # nn.LSTM has no batching rule, and a hand-written batched cell is slower on a CPU
     spec = RunSpec(
         task=name,
@@ -72,6 +73,23 @@ class IMDb(Task):
 
     def reference_model(self, spec: RunSpec) -> nn.Module:
         return PlainReviewLSTM(spec.option("vocabulary"), spec.option("hidden"))
+
+    def configuration(self, spec: RunSpec) -> str:
+        return f"hidden {spec.option('hidden')}, {spec.option('length')} tokens"
+
+    def landscape(self, preset: str) -> RunSpec:
+        """Published: Adam, lr 1e-3, 50,000 / N epochs of 1,000 reviews. The default is a smaller network."""
+        hidden, length, steps = {"quick": (8, 40, 5), "default": (32, 100, 300), "paper": (256, 500, 750)}[preset]
+        return self.spec.replace(
+            alpha=1.0,
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=0.0,
+            sphere=True,
+            steps=steps,
+            evaluation_density=1,
+            options=(("hidden", hidden), ("length", length), ("stop_words", True), ("vocabulary", 1000)),
+        )
 
     def loss(self, outputs: Float[Tensor, "batch"], targets: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")

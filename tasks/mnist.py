@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as ExampleDataset
 
 from omnigrok.data import Dataset, File, HttpSource, NpmSource, PipSource, load_arrays
@@ -77,14 +78,15 @@ class MNIST(Task):
             weight_decay=0.0,
             sphere=True,
             batch_size=100,
-            steps=300 if preset == "quick" else 10_000,
+            steps=200 if preset == "quick" else 10_000,
             evaluation_density=1,
         )
 
-    def published_examples(self, spec: RunSpec, split: str) -> ExampleDataset:
+    def published_loader(self, spec: RunSpec, split: str, n: int, generator: torch.Generator) -> DataLoader:
         images, labels = read_idx(self.dataset.fetch(), "train" if split == "train" else "t10k")
-        n = spec.n_train if split == "train" else len(labels)
-        return PublishedExamples(images[:n], labels[:n])
+        examples = PublishedExamples(images[:n], labels[:n])
+        size, shuffle = spec.effective_batch_size, split == "train"
+        return DataLoader(examples, batch_size=size, shuffle=shuffle, generator=generator)
 
     @staticmethod
     def _from_npm(archive: Path, into: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omnigrok.data import Dataset, File, PipSource, download
+from omnigrok.errors import CorruptFileError
 
 ELEMENTS = (1, 6, 7, 8, 9)  # H C N O F
 ATOM_FEATURES, BOND_TYPES = 11, 4
@@ -116,8 +117,12 @@ def featurise(smiles: list[str]) -> tuple[Tensor, Tensor, Tensor]:
     real = torch.zeros(len(smiles), size)
     for m, molecule in enumerate(molecules):
         real[m, : molecule.GetNumAtoms()] = 1
+        if molecule.GetNumHeavyAtoms() > 9 or molecule.GetNumAtoms() > 29:
+            raise CorruptFileError(f"{smiles[m]} is larger than any molecule of QM9")
         for atom in molecule.GetAtoms():
             number, hybridization = atom.GetAtomicNum(), atom.GetHybridization()
+            if number not in ELEMENTS:
+                raise CorruptFileError(f"{smiles[m]} has {atom.GetSymbol()}, which is not in QM9")
             x[m, atom.GetIdx()] = torch.tensor(
                 [
                     *(number == element for element in ELEMENTS),

@@ -1,10 +1,13 @@
 """QM9, IMDb and modular arithmetic: fast forms against plain ones in float64, and the data's facts."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from omnigrok import DataUnavailableError, get_task
+from omnigrok.errors import CorruptFileError
 from omnigrok.oracle import train
 from omnigrok.runs import scaled_model
 from omnigrok.sweep import task_data
@@ -55,6 +58,15 @@ def test_modular_equals_the_plain_loop():
     assert_equals_oracle(task, [spec], data)
 
 
+def test_the_loss_of_a_memorised_pair_keeps_its_gradient_in_float32():
+    logits = torch.zeros(1, 114)
+    logits[0, 3] = 40.0
+    logits.requires_grad_()
+    task = get_task("modular")
+    (gradient,) = torch.autograd.grad(task.loss(logits, torch.tensor([3])).sum(), logits)
+    assert gradient[0, 3].item() == pytest.approx(-113 * math.exp(-40), rel=1e-3)  # float32 alone gives 0
+
+
 def test_modular_data_is_every_pair_once_with_its_answer():
     task, _, data = real("modular", n_train=10, options=(("operation", "add"), ("p", 13)))
     pairs = torch.cat([data.train_inputs[0], data.test_inputs[0]])
@@ -67,6 +79,27 @@ def test_modular_data_is_every_pair_once_with_its_answer():
     assert trainer.runs.radius.item() == pytest.approx(42.5, abs=0.5)
 
 
+def test_modular_toy_equals_the_plain_loop_while_its_learning_rate_drops():
+    task, spec, data = real("modular_toy", steps=20, lr_drop=(6, 0.2), options=(("messiness", 0.1),))
+    others = [spec.replace(seed=1, sphere=False, weight_decay=0.5), spec.replace(seed=2, sphere=False, alpha=2.0)]
+    assert_equals_oracle(task, [spec, *others], data)
+    decoupled = [s.replace(optimizer="adamw") for s in others]
+    assert_equals_oracle(task, decoupled, data)
+    assert [spec.lr_at(step) / spec.lr for step in (0, 5, 6, 12)] == pytest.approx([1, 1, 0.2, 0.04])
+
+
+def test_messiness_goes_from_a_line_to_random():
+    _, _, straight = real("modular_toy", options=(("messiness", 0.0),))
+    first = torch.cat([straight.train_inputs[0], straight.test_inputs[0]])[:, 0]
+    assert len(first) == 55
+    sums = ((first + 2) / 2 * 9).round()  # E_i + E_j on the line is i + j, to scale
+    torch.testing.assert_close((first + 2) / 2 * 9, sums)
+    assert set(sums.tolist()) == set(range(19))
+    _, _, messy = real("modular_toy", options=(("messiness", 1.0),))
+    assert not torch.allclose(messy.train_inputs[0], straight.train_inputs[0])
+    assert torch.equal(messy.train_targets, straight.train_targets)
+
+
 SMILES = ["C", "N", "O", "C#C", "O=CC1=CN=CN1", "c1ccoc1", "CC(=O)N", "FC(F)F", "C[NH2+][C-](C=O)C(=O)C=O"]
 
 
@@ -76,6 +109,12 @@ def test_the_bond_typed_layer_equals_nnconv():
     spec = task.spec.replace(dtype="float64")
     inputs = tuple(x.double() for x in qm9_data.featurise(SMILES))
     assert_same_function(task, spec, inputs, torch.randn(len(SMILES), generator=torch.Generator(), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("smiles", ["CCl", "CCCCCCCCCC"])
+def test_what_is_not_in_qm9_is_refused(smiles):
+    with pytest.raises(CorruptFileError):
+        qm9_data.featurise(["C", smiles])
 
 
 def test_qm9_equals_the_plain_loop():

@@ -21,6 +21,8 @@ BASE = {"task": "t", "n_train": 10, "steps": 5, "lr": 0.1}
         {"n_train": 0},
         {"steps": -1},
         {"lr": 0},
+        {"lr_drop": (0, 0.5)},
+        {"gradient_clip": 0},
         {"weight_decay": -0.1},
         {"batch_size": 0},
         {"optimizer": "sgd"},
