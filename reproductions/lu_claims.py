@@ -60,7 +60,7 @@ def claims() -> list[Claim]:
             at_most(0.01, paper=0.0), lambda t: mnist(t, "train")[1.0:].max(),
         ),
         Claim(
-            "mnist-floor-last", "mnist", "MNIST, N = 200: highest train error for alpha >= 1, last step instead of best", FIG3,
+            "mnist-floor-last", "mnist", "MNIST, N = 200: train error for alpha >= 1 at the last step", FIG3,
             at_most(0.01, paper=0.0), lambda t: mnist(t, "train", "last")[1.0:].max(),
         ),
         Claim(
