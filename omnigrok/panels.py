@@ -99,28 +99,17 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) ->
     ax.set(xscale="log", xlabel="optimizer steps", ylabel=metric)
     right.set_ylabel("weight norm $|w|$", color=COLOURS["norm"])
     right.set_ylim(bottom=0)
-    lines = {str(line.get_label()): line for axes in (ax, right) for line in axes.get_lines()}
-    shown = {label: line for label, line in sorted(lines.items(), key=_legend_order) if not label.startswith("_")}
-    where = "lower left" if metric == "loss" else "center left"
-    ax.legend(shown.values(), shown.keys(), loc=where, fontsize=8)
+    legend(ax, right, loc="lower left" if metric == "loss" else "center left")
 
 
-def legend(ax: Axes, **where: Any) -> None:
-    """The legend of a panel, what was measured first."""
-    handles, labels = ax.get_legend_handles_labels()
-    ordered = sorted(dict(zip(labels, handles, strict=True)).items(), key=_legend_order)
-    ax.legend(
-        [handle for _, handle in ordered],
-        [label for label, _ in ordered],
-        fontsize=8,
-        frameon=True,
-        framealpha=0.85,
-        **where,
-    )
-
-
-def _legend_order(item: tuple[str, Any]) -> bool:
-    return item[0] == "paper"
+def legend(*axes: Axes, loc: Any = "best") -> None:
+    """One legend for axes that share a panel, what was measured first."""
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    labels = sorted(entries, key=lambda label: label == "paper")
+    axes[0].legend([entries[label] for label in labels], labels, loc=loc, fontsize=8, frameon=True, framealpha=0.85)
 
 
 def _median_and_range(ax: Axes, seeds: pd.DataFrame, colour: str, label: str, marker: str = "") -> None:
