@@ -54,7 +54,9 @@ class RunSpec:
         default="first", metadata={"help": "order of the pool: as published, or shuffled by data_seed"}
     )
     data_seed: int = field(default=0, metadata={"help": "keys generated data and the shuffled pool"})
-    evaluation_density: int = field(default=1, metadata={"help": "evaluations: 9 x this number a decade of steps"})
+    evaluation_density: int = field(
+        default=1, metadata={"help": "evaluations: 9 x this number a decade of steps; 0: powers of ten"}
+    )
     options: tuple[tuple[str, Any], ...] = ()
     probes: tuple[Probe, ...] = ()
     perturbation: Perturbation | None = None
@@ -80,7 +82,7 @@ class RunSpec:
             "gradient_clip",
             "a finite number above 0, or none",
         )
-        need(self.evaluation_density >= 1, "evaluation_density", "1 or more")
+        need(self.evaluation_density >= 0, "evaluation_density", "0 or more")
         need(self.optimizer in ("adam", "adamw"), "optimizer", "adam or adamw")
         need(self.dtype in DTYPES, "dtype", "float32 or float64")
         need(self.subset in ("first", "shuffled"), "subset", "first or shuffled")

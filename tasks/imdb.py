@@ -87,7 +87,7 @@ class IMDb(Task):
             weight_decay=0.0,
             sphere=True,
             steps=steps,
-            evaluation_density=1,
+            evaluation_density=0,
             options=(("hidden", hidden), ("length", length), ("stop_words", True), ("vocabulary", 1000)),
         )
 

@@ -29,7 +29,7 @@ BASE = {"task": "t", "n_train": 10, "steps": 5, "lr": 0.1}
         {"dtype": "float16"},
         {"subset": "last"},
         {"betas": (0.9, 1.0)},
-        {"evaluation_density": 0},
+        {"evaluation_density": -1},
     ],
 )
 def test_impossible_specs_are_refused_in_one_line_that_names_the_field(bad):
@@ -75,6 +75,7 @@ def test_evaluation_steps_are_log_spaced_and_hold_round_steps():
     dense = evaluation_steps(12_345, density=3)
     assert set(steps) < set(dense)
     assert evaluation_steps(0) == [0]
+    assert evaluation_steps(300, density=0) == [0, 1, 10, 100, 300]
 
 
 def test_effective_batch_size():
