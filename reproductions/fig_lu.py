@@ -47,9 +47,9 @@ def tasks() -> list[str]:
     return sorted(known, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-def alphas(preset: str) -> list[float]:
+def alphas(preset: str, task: str) -> list[float]:
     grid = [float(f"{alpha:.4g}") for alpha in np.logspace(-1, 1, GRID[preset])]
-    return sorted([*grid, ALPHA_8])
+    return sorted([*grid, ALPHA_8]) if task == "mnist" else grid
 
 
 def sweep(options: Options) -> list[RunSpec]:
@@ -59,7 +59,9 @@ def sweep(options: Options) -> list[RunSpec]:
         assert base is not None
         base = base.replace(n_train=options.n_train or base.n_train)
         specs += [
-            base.replace(alpha=alpha, seed=seed) for alpha in alphas(options.preset) for seed in range(options.seeds)
+            base.replace(alpha=alpha, seed=seed)
+            for alpha in alphas(options.preset, name)
+            for seed in range(options.seeds)
         ]
     return specs
 

@@ -144,7 +144,7 @@ def test_dry_run_trains_nothing(monkeypatch, capsys, tmp_path):
     arguments = ["--preset", "quick", "--tasks", "teacher_student", "--dry-run"]
     status, out, _ = invoke(monkeypatch, capsys, LU, *arguments)
     assert status == 0
-    runs = 2 * len(fig_lu.alphas("quick"))
+    runs = 2 * len(fig_lu.alphas("quick", "teacher_student"))
     assert f"0 of {runs} runs are finished" in out
     assert not list(tmp_path.glob("**/*.parquet"))
 
