@@ -98,6 +98,53 @@ def pick(landscape: pd.DataFrame, task: str, split: str, metric: str, statistic:
     return chosen.pivot_table(index="alpha", columns="seed", values="value")
 
 
+def by_size(landscape: pd.DataFrame, split: str, metric: str, statistic: str = "last") -> pd.DataFrame:
+    """The map of a landscape of one task, median over seeds: training-set sizes down, alphas across.
+
+    Alphas that not every size has are left out.
+    """
+    chosen = landscape.query("split == @split and metric == @metric and statistic == @statistic")
+    table = chosen.pivot_table(index="n_train", columns="alpha", values="value", aggfunc="median")
+    return table.dropna(axis=1)
+
+
+def basin_width(alphas: ArrayLike, values: ArrayLike, level: float) -> float:
+    """Width, in factors of ten of alpha, over which a metric lies below a level; between grid points interpolated."""
+    x = np.log10(np.asarray(alphas, dtype=float))
+    order = np.argsort(x)
+    fine = np.linspace(x.min(), x.max(), 1001)
+    below = np.interp(fine, x[order], np.asarray(values, dtype=float)[order]) < level
+    return float(below.mean() * (x.max() - x.min()))
+
+
+@dataclass(frozen=True)
+class TimeLaw:
+    """t = offset + slope / weight decay, in steps: with a norm decaying at rate lr wd, slope = ln(w_0 / w_c) / lr."""
+
+    offset: float
+    slope: float
+
+    def __call__(self, weight_decay: ArrayLike) -> NDArray:
+        return self.offset + self.slope / np.asarray(weight_decay, dtype=float)
+
+    def critical_ratio(self, lr: float) -> float:
+        """w_c / w_0, the share of the initial norm at which the run generalises."""
+        return float(np.exp(-self.slope * lr))
+
+
+def time_law(weight_decays: ArrayLike, times: ArrayLike) -> TimeLaw:
+    """The law fitted to uncensored times by least squares of the relative error (Liu et al. 2023, section 2, with an
+    offset for the time to memorise); not-a-number where fewer than two times are known."""
+    wd, t = np.asarray(weight_decays, dtype=float), np.asarray(times, dtype=float)
+    kept = np.isfinite(t)
+    wd, t = wd[kept], t[kept]
+    if len(t) < 2:
+        return TimeLaw(np.nan, np.nan)
+    columns = np.stack([1 / t, 1 / (wd * t)], axis=1)
+    offset, slope = np.linalg.lstsq(columns, np.ones(len(t)), rcond=None)[0]
+    return TimeLaw(float(offset), float(slope))
+
+
 def argmin_alpha(alphas: ArrayLike, values: ArrayLike) -> float:
     """The alpha of the lowest value, between grid points: vertex of the parabola in log alpha through the minimum and
     its neighbours. At the edge of the grid the edge itself."""

@@ -25,7 +25,10 @@ MIN_SEEDS = 3
 
 @dataclass(frozen=True)
 class Between:
-    """An expected range, ends included. `paper` is the paper's own value, where it states or shows one."""
+    """An expected range, ends included. `paper` is the paper's own value, where it states or shows one.
+
+    A `paper` with an attribute `row` (a `reproductions.paper.Cited`) says which stored value of the paper it is.
+    """
 
     low: float = -math.inf
     high: float = math.inf
@@ -38,9 +41,9 @@ class Between:
             return f"at least {self.low:g}"
         return f"{self.low:g} to {self.high:g}"
 
-    def as_json(self) -> dict[str, float | None]:
-        ends = {"low": self.low, "high": self.high}
-        return {**{k: v if math.isfinite(v) else None for k, v in ends.items()}, "paper": self.paper}
+    def as_json(self) -> dict[str, Any]:
+        ends = {"low": _finite(self.low), "high": _finite(self.high)}
+        return {**ends, "paper": self.paper, "paper_row": getattr(self.paper, "row", None)}
 
 
 def at_least(low: float, paper: float | None = None) -> Between:
@@ -56,11 +59,11 @@ class Claim:
     """One statement that a figure tests.
 
     Attributes:
+        source: where the paper says it.
         measure: from the figure's tables (by suffix: "" and "_curves") to one value a seed; empty: nothing to measure.
     """
 
     id: str
-    task: str
     statement: str
     source: str
     expect: Between
@@ -108,13 +111,15 @@ def read_sidecars(folder: Path) -> list[dict[str, Any]]:
 def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
     """The table of claims that the README shows."""
     lines = [
-        "| figure | claim | expected | measured (95 % interval) | seeds | verdict |",
-        "|---|---|---|---|---|---|",
+        "| figure | claim | paper | expected | measured (95 % interval) | seeds | verdict |",
+        "|---|---|---|---|---|---|---|",
     ]
     for sidecar in sidecars:
         for claim in sidecar["claims"]:
+            paper = claim["expected"]["paper"]
             lines.append(
-                f"| `{sidecar['figure']}` | {claim['statement']} ({claim['source']}) | {claim['expected']['text']} "
+                f"| `{sidecar['figure']}` | {claim['statement']} ({claim['source']}) "
+                f"| {'' if paper is None else f'{paper:.4g}'} | {claim['expected']['text']} "
                 f"| {measured_text(claim)} | {claim['n_seeds']} | {claim['status']} |"
             )
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import pandas as pd
 from omnigrok import console
 from omnigrok.errors import CorruptFileError, OmnigrokError
 from omnigrok.spec import RunSpec
-from omnigrok.task import available_tasks, get_task, run_hash
+from omnigrok.task import Task, available_tasks, get_task, run_hash
 
 RUN_OPTIONS = (
     ("alpha", float),
@@ -108,7 +108,7 @@ def run_one(
 
     chosen = get_task(task)
     spec = chosen.spec.replace(**{name: value for name, value in fields.items() if value is not None})
-    spec = spec.replace(options=_with_options(spec.options, options))
+    spec = spec.replace(options=_with_options(chosen, options))
     if full_batch:
         spec = spec.replace(batch_size=None)
     store = Store(results)
@@ -125,9 +125,9 @@ def run_one(
     click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {png}")
 
 
-def _with_options(defaults: tuple[tuple[str, Any], ...], given: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+def _with_options(task: Task, given: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     """The task's options with those given as NAME=VALUE replaced, each of its default's type."""
-    chosen = dict(defaults)
+    chosen: dict[str, Any] = {**task.optional, **dict(task.spec.options)}
     for text in given:
         name, _, value = text.partition("=")
         if name not in chosen:
@@ -137,7 +137,9 @@ def _with_options(defaults: tuple[tuple[str, Any], ...], given: tuple[str, ...])
             chosen[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
         except (KeyError, ValueError):
             raise OmnigrokError(f"option {name} takes a {kind.__name__}, got {value!r}") from None
-    return tuple(sorted(chosen.items()))
+    return tuple(
+        sorted((name, v) for name, v in chosen.items() if name not in task.optional or v != task.optional[name])
+    )
 
 
 def _time(steps: int, censored: bool) -> str:

@@ -39,8 +39,13 @@ class CommaList(click.ParamType):
 
     name = "a,b,..."
 
-    def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+    def __init__(self, of: click.ParamType = click.STRING) -> None:
+        self.of = of
+
+    def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self.of.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
 
 
 def run(command: click.Command) -> None:

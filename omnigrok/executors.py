@@ -8,35 +8,76 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any
 
 import torch
 
-__all__ = ["Executor", "completed", "process_pool"]
+from omnigrok.provenance import cores
+
+__all__ = ["Executor", "WorkerProgress", "completed", "process_pool"]
+
+POLL_SECONDS = 0.5
+
+
+class WorkerProgress:
+    """What a pool's worker reports to: a number in shared memory that the main process watches."""
+
+    shared: Any = None  # a multiprocessing.Value, given to each process of a pool as it starts
+
+    def advance(self, units: float, note: str = "") -> None:
+        if WorkerProgress.shared is not None:
+            with WorkerProgress.shared.get_lock():
+                WorkerProgress.shared.value += units
+
+
+def _start_worker(threads: int, shared: Any) -> None:
+    torch.set_num_threads(threads)
+    WorkerProgress.shared = shared
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed has nobody to work for; its checkpoints are kept."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 @contextlib.contextmanager
-def process_pool(workers: int) -> Iterator[Executor | None]:
-    """A pool of processes that divide the machine's threads among them; None, this process, for one worker."""
-    if workers == 1:
-        yield None
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]:
+    """A pool of processes that divide the machine's threads among them, and a call that tells the work they have done.
+
+    On a CPU several processes of one thread do more than one process of several: small matrices leave threads waiting.
+    """
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+    shared = context.Value("d", 0.0)
+    threads = max(1, cores() // workers)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, shared))
     try:
-        yield pool
+        yield pool, lambda: shared.value
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
 
 
-def completed(executor: Executor, work: Callable, calls: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
-    """Submit every call and yield (index of the call, its result) as they end. A call's error is raised here."""
+def completed(
+    executor: Executor, work: Callable, calls: Sequence[tuple], poll: Callable[[], None] = lambda: None
+) -> Iterator[tuple[int, Any]]:
+    """Submit every call and yield (index of the call, its result) as they end; `poll` is called while it waits.
+
+    A call's error is raised here.
+    """
     futures: dict[Future, int] = {executor.submit(work, *call): i for i, call in enumerate(calls)}
-    for future in as_completed(futures):
-        yield futures[future], future.result()
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield futures[future], future.result()
+        poll()

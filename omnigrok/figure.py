@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import pandas as pd
@@ -26,8 +26,7 @@ from omnigrok import console
 from omnigrok.claims import Claim, Tables, measured_text
 from omnigrok.data import file_sha256, make_folder
 from omnigrok.errors import DataUnavailableError, OmnigrokError
-from omnigrok.executors import process_pool
-from omnigrok.provenance import command_line, provenance
+from omnigrok.provenance import command_line, cores, provenance
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import use_style
@@ -35,6 +34,8 @@ from omnigrok.sweep import describe, run_sweep
 from omnigrok.task import get_task, run_hash
 
 PRESETS = ("quick", "default", "paper")
+Reading = Literal["published", "corrected"]
+READINGS: tuple[Reading, ...] = ("published", "corrected")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Options:
     Attributes:
         tasks: tasks whose data are there.
         missing: tasks whose data are not, and why.
+        sizes: training-set sizes, in a figure that compares them; () leaves them to the preset.
+        reading: numbers as the published code takes them, or corrected (reproductions/differences.md).
     """
 
     preset: str = "default"
@@ -51,6 +54,13 @@ class Options:
     missing: dict[str, str] = field(default_factory=dict)
     seeds: int = 3
     n_train: int | None = None
+    sizes: tuple[int, ...] = ()
+    reading: Reading = "published"
+
+    @property
+    def statistic(self) -> Literal["best", "last"]:
+        """Of a run's values the one that counts: published landscapes take the best over training, test set too."""
+        return "best" if self.reading == "published" else "last"
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class Reproduction:
         sweep: which runs.
         tables: which numbers; keys are suffixes of the CSV's name ("", "_curves").
         draw: which picture.
+        claims: what is tested; a function of the options where the readings differ.
+        compares_sizes: `--n-train` takes several sizes, separated by commas.
     """
 
     name: str
@@ -74,7 +86,8 @@ class Reproduction:
     sweep: Callable[[Options], list[RunSpec]]
     tables: Callable[[pd.DataFrame, Options], Tables]
     draw: Callable[[Tables, Options], Figure]
-    claims: Sequence[Claim]
+    claims: Sequence[Claim] | Callable[[Options], Sequence[Claim]]
+    compares_sizes: bool = False
 
     def main(self) -> None:
         """The script's command line."""
@@ -97,7 +110,19 @@ class Reproduction:
                 type=click.IntRange(1),
                 help=f"Seeds 0..N-1. Default: {self.seeds['default']} (default preset).",
             ),
-            click.Option(["--n-train"], type=click.IntRange(1), help="Training examples, instead of the preset's."),
+            click.Option(
+                ["--n-train"],
+                type=console.CommaList(click.IntRange(1)) if self.compares_sizes else click.IntRange(1),
+                help="Training examples, instead of the preset's"
+                + (", separated by commas." if self.compares_sizes else "."),
+            ),
+            click.Option(
+                ["--reading"],
+                type=click.Choice(READINGS),
+                default="published",
+                show_default=True,
+                help="As the published code reads its runs, or corrected (reproductions/differences.md).",
+            ),
             click.Option(
                 ["--device"],
                 type=console.Device(),
@@ -121,11 +146,8 @@ class Reproduction:
             click.Option(
                 ["--workers"],
                 type=click.IntRange(1),
-                default=1,
-                show_default=True,
-                help="Processes that share the work; one is best on few cores. Machines on one file system may "
-                "also run "
-                "the same command side by side.",
+                help="Processes that share the work. Default: one a core on a CPU, one on a GPU. Machines on one file "
+                "system may also run the same command side by side.",
             ),
             click.Option(["--dry-run"], is_flag=True, help="Print runs, steps, time and memory; train nothing."),
             click.Option(["--force"], is_flag=True, help="Train again what is in the store."),
@@ -139,12 +161,13 @@ class Reproduction:
         preset: str = "default",
         tasks: Sequence[str] | None = None,
         seeds: int | None = None,
-        n_train: int | None = None,
+        n_train: int | tuple[int, ...] | None = None,
+        reading: Reading = "published",
         device: str = "cpu",
         out: Path | None = None,
         results: Path = Path("results"),
         dry_run: bool = False,
-        workers: int = 1,
+        workers: int | None = None,
         force: bool = False,
     ) -> None:
         """Train what is missing, then write and print the figure's outputs."""
@@ -153,23 +176,28 @@ class Reproduction:
         out = out or Path("figures") / ("" if preset == "default" else preset)
         make_folder(out)
         store = Store(results)
-        options = Options(preset=preset, seeds=seeds or self.seeds[preset], n_train=n_train)
+        options = Options(preset=preset, seeds=seeds or self.seeds[preset], reading=reading)
+        if n_train is not None:
+            options = dataclasses.replace(options, **{"sizes" if self.compares_sizes else "n_train": n_train})
         options = self._with_available(options, tasks)
         specs = self.sweep(options)
+        workers = workers or (cores() if device == "cpu" else 1)
         if dry_run:
-            print(describe(specs, store, device))
+            print(describe(specs, store, device, workers))
             return
-        with process_pool(workers) as executor:
-            runs = run_sweep(specs, store, device=device, executor=executor, force=force)
+        runs = run_sweep(specs, store, device=device, workers=workers, force=force)
         tables = self.tables(runs, options)
         published = n_train is None  # claims are stated at the published training-set size
-        claims = [claim.test(tables if published else {}) for claim in self.claims]
+        tested = tables if published else {}
+        claims = [claim.test(tested) for claim in self.claims_for(options)]
         sidecar = {
             "figure": self.name,
             "paper": self.paper,
             "preset": preset,
             "command": command_line(),
             "claims": claims,
+            "reading": reading,
+            "readings_differ": self._readings_differ(tested, options),
             "runs": [run_hash(spec) for spec in specs],
             "seeds": options.seeds,
             "wall_seconds": round(time.time() - start, 1),
@@ -187,6 +215,25 @@ class Reproduction:
         for task, reason in options.missing.items():
             print(f"NOT RUN      {task}: {reason}")
         print(f"wrote {out / self.name}.png, .pdf, .csv, .json")
+
+    def claims_for(self, options: Options) -> Sequence[Claim]:
+        """The claims under the options' reading."""
+        return self.claims(options) if callable(self.claims) else self.claims
+
+    def _readings_differ(self, tables: Tables, options: Options) -> dict[str, dict[str, str]]:
+        """The claims whose verdict on these runs depends on the reading, with the verdict under each."""
+        if not callable(self.claims):
+            return {}
+        verdicts = {}
+        for reading in READINGS:
+            tested = [c.test(tables) for c in self.claims_for(dataclasses.replace(options, reading=reading))]
+            verdicts[reading] = {claim["id"]: claim["status"] for claim in tested}
+        first, second = verdicts.values()
+        return {
+            name: {reading: verdicts[reading][name] for reading in READINGS}
+            for name in first
+            if first[name] != second[name]
+        }
 
     def _with_available(self, options: Options, wanted: Sequence[str] | None) -> Options:
         """Fetch the data. A task asked for by name must have them; without --tasks those that have not are left out."""
@@ -243,6 +290,11 @@ def write_gallery(out: Path) -> None:
         )
     with atomic(out / "README.md") as temporary:
         temporary.write_text("\n".join(parts))
+
+
+def runs_of(runs: pd.DataFrame, specs: Sequence[RunSpec]) -> pd.DataFrame:
+    """The rows of a table of runs that belong to these specs."""
+    return runs[runs["run"].isin({run_hash(spec) for spec in specs})]
 
 
 def _data_record(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:

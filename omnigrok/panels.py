@@ -13,9 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
 
-from omnigrok.analysis import bootstrap_interval, critical_alpha, pick
+from omnigrok.analysis import bootstrap_interval, critical_alpha, median_time, pick
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
@@ -69,7 +71,15 @@ def grokking_figure(curves: pd.DataFrame, metric: str, runs: Sequence[Run], *, l
     """Panels of train and test metric and weight norm against steps, side by side; `log`: a logarithmic metric."""
     wide = WIDTH * (1.5 if len(runs) == 1 else 1.3 * len(runs))
     figure, axes = plt.subplots(1, len(runs), figsize=(wide, 1.1 * HEIGHT), squeeze=False)
-    for ax, run in zip(axes.flat, runs, strict=True):
+    grokking_panels(list(axes.flat), curves, metric, runs, log=log)
+    return figure
+
+
+def grokking_panels(
+    axes: Sequence[Axes], curves: pd.DataFrame, metric: str, runs: Sequence[Run], *, log: bool = False
+) -> None:
+    """The panels of `grokking_figure` on axes that are there already."""
+    for ax, run in zip(axes, runs, strict=True):
         chosen = curves[curves["alpha"] == run.alpha]
         grokking_panel(ax, chosen, metric, run.paper)
         ax.set_xlim(min(FIRST_STEP, chosen["step"].max()), chosen["step"].max())
@@ -78,7 +88,6 @@ def grokking_figure(curves: pd.DataFrame, metric: str, runs: Sequence[Run], *, l
             ax.set_yscale("log")
         else:
             ax.set_ylim(0, 1.03)
-    return figure
 
 
 def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) -> None:
@@ -100,6 +109,70 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) ->
     right.set_ylabel("weight norm $|w|$", color=COLOURS["norm"])
     right.set_ylim(bottom=0)
     legend(ax, right, loc="lower left" if metric == "loss" else "center left")
+
+
+def map_panel(
+    ax: Axes,
+    values: pd.DataFrame,
+    label: str,
+    levels: Sequence[float],
+    *,
+    logarithmic: bool = False,
+    blurred: bool = False,
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """A map of a metric with contours: rows up the vertical axis, columns along the horizontal, on the axes' scales.
+
+    `blurred`: contours of the map smoothed by one cell, as published. `points` are the paper's, by name.
+    """
+    x, y = values.columns.to_numpy(dtype=float), values.index.to_numpy(dtype=float)
+    scales = [np.log if axis.get_scale() == "log" else np.asarray for axis in (ax.xaxis, ax.yaxis)]
+    invert = [np.exp if scale is np.log else np.asarray for scale in scales]
+    edges = [back(_edges(scale(v))) for v, scale, back in zip((x, y), scales, invert, strict=True)]
+    norm = LogNorm() if logarithmic else Normalize(0, max(levels[-1], 1 if values.to_numpy().max() <= 1 else 0))
+    mesh = ax.pcolormesh(*edges, values, cmap="rocket_r", norm=norm, rasterized=True)
+    smooth = values.to_numpy(dtype=float)
+    if blurred:
+        smooth = gaussian_filter(np.log(smooth) if logarithmic else smooth, 1, mode="nearest")
+        smooth = np.exp(smooth) if logarithmic else smooth
+    if min(smooth.shape) > 1 and any(smooth.min() < level < smooth.max() for level in levels):
+        lines = ax.contour(x, y, smooth, levels=levels, colors=COLOURS["contour"], linewidths=1.3)
+        ax.clabel(lines, fontsize=7)
+    for name, (at_x, at_y) in (points or {}).items():
+        ax.plot(at_x, at_y, "o", color="white", mec="black", ms=11)
+        ax.annotate(name, (at_x, at_y), ha="center", va="center", fontsize=7, fontweight="bold", color="black")
+    ax.set_xlim(edges[0][0], edges[0][-1])
+    ax.set_ylim(edges[1][0], edges[1][-1])
+    ax.grid(False)
+    ax.figure.colorbar(mesh, ax=ax, label=label)
+
+
+def times_panel(ax: Axes, times: pd.DataFrame, x: str) -> None:
+    """Steps to memorise and to generalise against a column of the runs: each run a dot, Kaplan-Meier medians a line.
+
+    `times` as `analysis.grokking_times` gives it. A censored run is an arrow at its last step.
+    """
+    for name, split, label in (("mem", "train", "memorised"), ("gen", "test", "generalised")):
+        censored = times[f"{name}_censored"]
+        colour = COLOURS[split]
+        ax.plot(times.loc[~censored, x], times.loc[~censored, f"t_{name}"], "o", ms=4, color=colour, alpha=0.5)
+        ax.plot(times.loc[censored, x], times.loc[censored, f"t_{name}"], "^", ms=7, mfc="none", color=colour)
+        medians = times.groupby(x).apply(
+            lambda g, name=name: median_time(g[f"t_{name}"], g[f"{name}_censored"]), include_groups=False
+        )
+        ax.plot(medians.index, medians.where(np.isfinite(medians)), color=colour, label=label)
+    if times[["mem_censored", "gen_censored"]].to_numpy().any():
+        ax.plot([], [], "^", ms=7, mfc="none", color=COLOURS["paper"], label="not until then")
+    ax.set(yscale="log", ylabel="optimizer steps")
+    legend(ax)
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Borders of cells halfway between their centres."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
 def legend(*axes: Axes, loc: Any = "best") -> None:

@@ -48,6 +48,10 @@ class Progress:
             line = f"{self.label}: {share:4.0%} after {elapsed:.0f} s, about {left:.0f} s left {note}"
             print(line.rstrip(), file=sys.stderr, flush=True)
 
+    def set(self, done: float) -> None:
+        """Units done so far, counted elsewhere."""
+        self.advance(done - self.done)
+
     def __enter__(self) -> Progress:
         return self
 

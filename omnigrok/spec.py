@@ -92,9 +92,9 @@ class RunSpec:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def option(self, name: str) -> Any:
-        """The value of one of the task's own options."""
-        return dict(self.options)[name]
+    def option(self, name: str, *default: Any) -> Any:
+        """The value of one of the task's own options; a default is for one that a spec may leave out."""
+        return dict(self.options).get(name, *default) if default else dict(self.options)[name]
 
     @property
     def torch_dtype(self) -> torch.dtype:

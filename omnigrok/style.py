@@ -8,7 +8,14 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 
-COLOURS = {"train": "#D55E00", "test": "#0072B2", "norm": "#7A5195", "paper": "#444444", "critical": "#009E73"}
+COLOURS = {
+    "train": "#D55E00",
+    "test": "#0072B2",
+    "norm": "#7A5195",
+    "paper": "#444444",
+    "critical": "#009E73",
+    "contour": "#00A5A5",
+}
 WIDTH, HEIGHT = 4.4, 3.5  # inches a panel
 
 

@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,11 +20,12 @@ from typing import Any
 import filelock
 import numpy as np
 import pandas as pd
+import torch
 
 from omnigrok.batching import Batching, batching
-from omnigrok.executors import Executor, completed
+from omnigrok.executors import Executor, WorkerProgress, completed, process_pool
 from omnigrok.progress import Progress
-from omnigrok.provenance import provenance
+from omnigrok.provenance import cores, provenance
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
@@ -33,6 +34,8 @@ from omnigrok.trainer import Trainer, batch_key
 
 CHECKPOINT_SECONDS = 30.0
 """At most this much work is lost when a process is killed."""
+WORTH_A_POOL = 30.0
+"""Seconds of work below which starting processes costs more than it gains."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def run_sweep(
     *,
     device: str = "cpu",
     runs_per_batch: int | None = None,
+    workers: int = 1,
     executor: Executor | None = None,
     force: bool = False,
     show_progress: bool = True,
@@ -67,8 +71,9 @@ def run_sweep(
 
     Args:
         runs_per_batch: set the batch size over runs by hand; None measures it.
-        executor: trains batches elsewhere (`executors.process_pool`, or a Dask client's `get_executor()`); every
-            worker must see the store's folder. None trains in this process.
+        workers: processes that share the work and the machine's threads; one trains in this process.
+        executor: trains batches elsewhere (a Dask client's `get_executor()`, say); every worker must see the store's
+            folder.
         force: train again what is in the store.
 
     Raises:
@@ -78,30 +83,56 @@ def run_sweep(
     if force:
         for spec in specs:
             store.delete(spec)
-    batches = plan(specs, store, device, runs_per_batch)
+    with _threads(cores() // workers if workers > 1 else 0):
+        batches = plan(specs, store, device, runs_per_batch, workers)
+    total = sum(batch.cost for batch in batches)
+    small = runs_per_batch is None and total < WORTH_A_POOL
     label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))
-    with Progress(sum(batch.cost for batch in batches), label, show=show_progress and bool(batches)) as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(total, label, show=show_progress and bool(batches)))
         worker = _Worker(store, device, checkpoint_seconds, progress)
+        done: Callable[[], float] | None = None
+        if executor is None and workers > 1 and len(batches) > 1 and not small:
+            executor, done = stack.enter_context(process_pool(workers))
         if executor is None:
             deferred = [spec for batch in batches for spec in worker.train(batch.specs, batch.step_cost)]
         else:
-            calls = [(str(store.root), batch.specs, device, checkpoint_seconds) for batch in batches]
+            batches.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
+            calls = [(str(store.root), b.specs, device, checkpoint_seconds, b.step_cost) for b in batches]
             deferred = []
-            for i, left in completed(executor, train_batch, calls):
+            for i, left in completed(executor, train_batch, calls, lambda: progress.set(done()) if done else None):
                 deferred += left
-                progress.advance(batches[i].cost)
+                if done is None:
+                    progress.advance(batches[i].cost)
         worker.wait_for(deferred)
     return store.load(specs)
 
 
-def train_batch(root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float) -> list[RunSpec]:
+def train_batch(
+    root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float, step_cost: float
+) -> list[RunSpec]:
     """Train one batch into the store at `root`; what an executor's worker does. Returns what others are training."""
-    quiet = Progress(0, "", show=False)
-    return _Worker(Store(root), device, checkpoint_seconds, quiet).train(specs)
+    return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost)
 
 
-def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: int | None = None) -> list[Batch]:
-    """The batches that are still to be trained, unfinished ones with a checkpoint first."""
+@contextlib.contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    """Torch with that many threads, to measure as a worker will run; 0 changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def plan(
+    specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: int | None = None, workers: int = 1
+) -> list[Batch]:
+    """The batches that are still to be trained, unfinished ones with a checkpoint first.
+
+    Runs that can share a batch are divided among the workers, in batches of at most the measured size.
+    """
     specs = unique(specs)
     for spec in specs:
         check_size(get_task(spec.task), spec, task_data(spec, device))
@@ -130,16 +161,18 @@ def plan(specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: in
             continue
         found = measured(group[0])
         size = found.runs if found else runs_per_batch or 1
-        for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / size)):
+        parts = max(math.ceil(len(group) / size), min(workers, len(group)))
+        for part in np.array_split(np.arange(len(group)), parts):
             left = tuple(group[i] for i in part if run_hash(group[i]) in missing)
             if left:
                 batches.append(Batch(left, found))
     return batches
 
 
-def describe(specs: Sequence[RunSpec], store: Store, device: str) -> str:
-    """What `--dry-run` prints: runs, steps, estimated time and memory."""
-    batches = plan(specs, store, device)
+def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int = 1) -> str:
+    """What `--dry-run` prints: runs, steps, estimated time and memory of each batch."""
+    with _threads(cores() // workers if workers > 1 else 0):
+        batches = plan(specs, store, device, workers=workers)
     lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
     total = 0.0
     for batch in batches:
@@ -156,7 +189,7 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str) -> str:
             f"{spec.task:<18}{len(batch.specs):>6}{spec.steps:>9}{found.runs:>12}{seconds / 60:>9.1f}{mebibytes:>8.0f}"
         )
     runs, left = len(unique(specs)), sum(len(batch.specs) for batch in batches)
-    lines.append(f"{runs - left} of {runs} runs are finished; about {total / 60:.1f} min left")
+    lines.append(f"{runs - left} of {runs} runs are finished; about {total / workers / 60:.1f} min left")
     return "\n".join(lines)
 
 
@@ -191,7 +224,7 @@ class _Worker:
     store: Store
     device: str
     checkpoint_seconds: float
-    progress: Progress
+    progress: Progress | WorkerProgress
 
     def train(self, specs: Sequence[RunSpec], step_cost: float = 0.0) -> list[RunSpec]:
         """Train a batch and store its runs. Returns those that another process is training."""

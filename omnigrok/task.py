@@ -109,6 +109,9 @@ class Task(ABC):
     batchable: ClassVar[bool] = True
     """False when the model cannot be batched over runs, or is slower batched (nn.LSTM on a CPU)."""
 
+    optional: ClassVar[dict[str, object]] = {}
+    """Options that a spec may leave out, with their defaults."""
+
     @abstractmethod
     def load(self, spec: RunSpec) -> TaskData:
         """Train pool as published and test set, on the CPU, in ``spec.torch_dtype``. Independent of n_train and seed.

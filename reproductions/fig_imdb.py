@@ -1,63 +1,98 @@
-"""Grokking on text: the IMDb LSTM at alpha = 6 and alpha = 1 (Liu et al. 2023, Fig. 4d).
+"""IMDb: error against weight norm and training-set size, and grokking on text (Liu et al. 2023, Fig. 4).
 
-From six times the usual norm, with weight decay 1, the network fits its 750 reviews while the test accuracy stays at
-chance, and generalises later; from the usual initialisation both rise together. Accuracy is on 2,000 held-out reviews.
-The default preset has hidden size 64 and 200 tokens a review instead of 256 and 500, and 8,000 steps; the paper preset
-is as published. The paper's values are for its own size.
+Maps: LSTMs held on spheres of alpha times the usual norm, trained on N reviews. Runs: from six times the usual norm,
+with weight decay 1, the network fits its 750 reviews while the test accuracy stays at chance, and generalises later;
+from the usual initialisation both rise together. Accuracy is on 2,000 held-out reviews.
+
+The default preset is smaller than published (hidden size 256, 500 tokens): the runs have hidden size 64, 200 tokens and
+8,000 steps, the maps 32, 100 and 300. The paper preset is as published. The paper's values are for its own size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS, first_reached
-from omnigrok.claims import Claim, Tables, at_least, at_most
-from omnigrok.figure import Options, Reproduction
-from omnigrok.panels import Run, grokking_figure
+from omnigrok.analysis import CURVE_FIELDS, first_reached, pick, reduced
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
+from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions.paper import LIU, paper_panel
+from reproductions import landscapes
+from reproductions.paper import LIU, cited, paper_panel
 
 LARGE, USUAL = 6.0, 1.0  # alpha
 STEPS = {"quick": (10, 10), "default": (8_000, 1_000), "paper": (75_000, 75_000)}
-SIZES = {"quick": {"hidden": 8, "length": 60}, "default": {"hidden": 64, "length": 200}, "paper": {}}
+NETWORK = {"quick": {"hidden": 8, "length": 60}, "default": {"hidden": 64, "length": 200}, "paper": {}}
 MEMORISED = 0.95
 
 
-def sweep(options: Options) -> list[RunSpec]:
+ALPHAS = {"quick": 2, "default": 6, "paper": 11}
+LOWEST = {"quick": 0.1, "default": 0.0316, "paper": 0.1}  # the smaller network's left wall lies further left
+PAPER_SIZES = (75, 118, 188, 298, 472, 750, 1188, 1883, 2985, 4731, 7500, 11886)  # 75 % of the published numbers
+SIZES = {"quick": (100,), "default": (250, 750, 3000, 12000), "paper": PAPER_SIZES}
+LEVELS = (0.2, 0.25, 0.3, 0.35)
+SLICE = 750
+
+
+def maps(options: Options, sizes: Sequence[int] = ()) -> list[RunSpec]:
+    """The runs of the maps, at sizes of the preset or at others."""
+    if options.n_train is not None:
+        return []
+    grid = landscapes.log_grid(LOWEST[options.preset], 10, ALPHAS[options.preset])
+    return landscapes.specs("imdb", options, grid, sizes or SIZES[options.preset], options.seeds)
+
+
+def curves(options: Options) -> list[RunSpec]:
     base = get_task("imdb").spec
-    sizes = tuple(sorted({**dict(base.options), **SIZES[options.preset]}.items()))
+    sizes = tuple(sorted({**dict(base.options), **NETWORK[options.preset]}.items()))
     base = base.replace(n_train=options.n_train or base.n_train, options=sizes)
     long, short = STEPS[options.preset]
     runs = (base.replace(alpha=LARGE, steps=long), base.replace(alpha=USUAL, weight_decay=0.0, steps=short))
     return [run.replace(seed=seed) for run in runs for seed in range(options.seeds)]
 
 
+def sweep(options: Options) -> list[RunSpec]:
+    return curves(options) + maps(options)
+
+
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {"": runs[CURVE_FIELDS]}
+    trained = runs_of(runs, curves(options))[CURVE_FIELDS]
+    return {"": reduced(runs_of(runs, maps(options))), "_curves": trained} if maps(options) else {"_curves": trained}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    published = options.n_train is None
+    whole = "" in tables
+    below = ["large", "large", "large", "usual", "usual", "usual"]
+    mosaic = [["train", "train", "test", "test", "slice", "slice"], below] if whole else [below]
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=(3.3 * WIDTH, (2.2 if whole else 1.2) * HEIGHT))
+    if whole:
+        levels = {"train": LEVELS, "test": LEVELS}
+        landscapes.draw_maps([axes["train"], axes["test"]], tables[""], "error", "error", levels, options)
+        n = SLICE if SLICE in SIZES[options.preset] else SIZES[options.preset][0]
+        spec = maps(options)[0].replace(n_train=n)
+        paper = paper_panel("fig4", "slice N=1000") if n == SLICE else {}
+        lu_panel(axes["slice"], landscapes.of_size(tables[""], n), spec, "error", paper)
+        legend(axes["slice"])
+    size = dict(curves(options)[0].options)
+    shape = f"hidden {size['hidden']}, {size['length']} tokens"
     runs = [
-        Run(
-            alpha,
-            f"$\\alpha$ = {alpha:g}, weight decay {decay}",
-            paper_panel("fig4", f"alpha {alpha:g}") if published else {},
-        )
+        Run(alpha, f"$\\alpha$ = {alpha:g}, weight decay {decay}, N = {curves(options)[0].n_train}, {shape}",
+            paper_panel("fig4", f"alpha {alpha:g}") if options.n_train is None else {})
         for alpha, decay in ((LARGE, 1), (USUAL, 0))
-    ]
-    figure = grokking_figure(tables[""], "accuracy", runs)
-    size = dict(sweep(options)[0].options)
-    shape = f"hidden size {size['hidden']}, {size['length']} tokens"
-    figure.suptitle(f"IMDb, N = {tables['']['n_train'].iloc[0]}, {shape} (paper: 256, 500)", fontsize=11)
+    ]  # fmt: skip
+    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "accuracy", runs)
     return figure
 
 
 def when_memorised(tables: Tables, alpha: float) -> pd.Series:
     """Test accuracy at the first logged step with train accuracy 0.95, a value a seed."""
-    curves = tables[""].query("alpha == @alpha")
+    curves = tables["_curves"].query("alpha == @alpha")
     test = curves.query("split == 'test' and metric == 'accuracy'").set_index(["seed", "step"])["value"]
     steps = first_reached(curves, "train", "accuracy", MEMORISED)
     return pd.Series({seed: test.get((seed, step)) for seed, step in steps.items()}, dtype=float)
@@ -65,25 +100,53 @@ def when_memorised(tables: Tables, alpha: float) -> pd.Series:
 
 def rise(tables: Tables, alpha: float) -> pd.Series:
     """Test accuracy at the end less that at memorisation."""
-    curves = tables[""].query("alpha == @alpha and split == 'test' and metric == 'accuracy'")
+    curves = tables["_curves"].query("alpha == @alpha and split == 'test' and metric == 'accuracy'")
     return curves.sort_values("step").groupby("seed")["value"].last() - when_memorised(tables, alpha)
 
 
-SOURCE = "Liu 2023 Fig. 4, digitised"
-CLAIMS = [
-    Claim(
-        "chance", "imdb", "alpha = 6: test accuracy's distance from chance when train accuracy is 0.95", SOURCE,
-        at_most(0.05, paper=0.024), lambda t: (when_memorised(t, LARGE) - 0.5).abs(),
-    ),
-    Claim(
-        "rises", "imdb", "alpha = 6: later rise of the test accuracy", SOURCE,
-        at_least(0.10, paper=0.23), lambda t: rise(t, LARGE),
-    ),
-    Claim(
-        "no-delay", "imdb", "alpha = 1: rise of the test accuracy after train accuracy 0.95", SOURCE,
-        at_most(0.05, paper=0.01), lambda t: rise(t, USUAL),
-    ),
-]  # fmt: skip
+def critical_ratio(tables: Tables, statistic: str) -> pd.Series:
+    """Critical norm at the largest training set over that at the smallest."""
+    critical = landscapes.critical_by_size(tables[""], "imdb", "error", statistic)
+    return critical.iloc[-1] / critical.iloc[0]
+
+
+def lowest(tables: Tables, n: int, statistic: str) -> pd.Series:
+    return pick(landscapes.of_size(tables[""], n), "imdb", "test", "error", statistic).min()
+
+
+RUN, MAPS = "Liu 2023 Fig. 4d", "Liu 2023 Fig. 4a to c"
+
+
+def claims(options: Options) -> list[Claim]:
+    def derived(name: str) -> float:
+        return cited("fig4", "derived", name)
+
+    return [
+        Claim(
+            "chance", "alpha = 6: test accuracy's distance from chance when train accuracy is 0.95", RUN,
+            at_most(0.05, paper=derived("alpha 6 distance from chance")),
+            lambda t: (when_memorised(t, LARGE) - 0.5).abs(),
+        ),
+        Claim(
+            "rises", "alpha = 6: later rise of the test accuracy", RUN, at_least(0.10, paper=derived("alpha 6 rise")),
+            lambda t: rise(t, LARGE),
+        ),
+        Claim(
+            "no-delay", "alpha = 1: rise of the test accuracy after train accuracy 0.95", RUN,
+            at_most(0.05, paper=derived("alpha 1 rise")), lambda t: rise(t, USUAL),
+        ),
+        Claim(
+            "moves-up", "Critical norm at the largest over that at the smallest training set", MAPS,
+            at_least(1, paper=derived("ratio of critical norms N=50000 over N=1000")),
+            lambda t: critical_ratio(t, options.statistic),
+        ),
+        Claim(
+            "most-reviews", "Lowest test error with all 50,000 reviews (37,500 for training)", MAPS,
+            Between(0.13, 0.19, paper=derived("N=50000 lowest test error")),
+            lambda t: lowest(t, 37_500, options.statistic),
+        ),
+    ]  # fmt: skip
+
 
 FIGURE = Reproduction(
     name="fig_imdb",
@@ -94,7 +157,7 @@ FIGURE = Reproduction(
     sweep=sweep,
     tables=tables,
     draw=draw,
-    claims=CLAIMS,
+    claims=claims,
 )
 
 if __name__ == "__main__":

@@ -1,27 +1,61 @@
-"""Grokking on MNIST: train and test accuracy and weight norm against steps (Liu et al. 2023, Fig. 3d).
+"""MNIST: error against weight norm and training-set size, and the grokking run (Liu et al. 2023, Fig. 3).
 
-1,000 images, init scale alpha = 8, AdamW with weight decay 0.01. The network memorises within 3,000 steps, stays near
-chance on the test set, and generalises when weight decay has brought its norm down. The default preset trains 60,000
-steps in float32, the paper preset 100,000 in float64 as published.
+Maps: networks held on spheres of alpha times the usual norm, trained on N images. With few images the test error is low
+only near the critical norm (LU); with many the basin widens until train and test error share their walls (UU).
+
+Run: 1,000 images, alpha = 8, AdamW with weight decay 0.01. The network memorises within 3,000 steps, stays near chance
+on the test set, and generalises when weight decay has brought its norm down. The default preset trains it 60,000 steps
+in float32, the maps' networks 3,000 up to 1,000 images, which all memorise by then, and 10,000 above; the paper preset
+100,000 in float64 and 10,000 everywhere, as published.
+
+Another size:  python -m reproductions.fig_mnist --n-train 4000 --out figures/n4000  draws the run alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
-from omnigrok.analysis import CURVE_FIELDS, first_reached, value_at
+from omnigrok.analysis import CURVE_FIELDS, basin_width, first_reached, pick, reduced, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
-from omnigrok.figure import Options, Reproduction
-from omnigrok.panels import Run, grokking_figure
+from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.panels import Run, grokking_panels, lu_panel
 from omnigrok.spec import RunSpec
+from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions.paper import LIU, paper_panel
+from reproductions import landscapes
+from reproductions.paper import LIU, cited, paper_panel
 
-STEPS = {"quick": 600, "default": 60_000, "paper": 100_000}
+STEPS = {"quick": 300, "default": 60_000, "paper": 100_000}
+FEW = 1000
+MAP_STEPS = {"quick": (50, 50), "default": (3_000, 10_000), "paper": (10_000, 10_000)}  # up to FEW images, above
+ALPHAS = {"quick": 3, "default": 9, "paper": 21}
+LU, UU, ALPHA_8 = 200, 8000, 8.0
+PAPER_SIZES = (
+    10, 13, 19, 26, 37, 51, 71, 100, 138, 193, LU, 268, 372, 517, 719, 1000, 1389, 1930, 2682, 3727, 5179, 7196, UU,
+    10_000, 13_894, 19_306, 26_826, 37_275, 51_794, 60_000,
+)  # fmt: skip
+SIZES = {"quick": (LU, UU), "default": (10, 20, 50, 100, LU, 500, 1000, UU), "paper": PAPER_SIZES}
+LEVELS = (0.1, 0.2, 0.3, 0.4)
+POINTS = {"A": (1.0, 138), "B": (6.3, 138), "C": (6.3, 7196)}  # the paper's: A to B groks, B to C no longer
 
 
-def sweep(options: Options) -> list[RunSpec]:
+def maps(options: Options, sizes: Sequence[int] = ()) -> list[RunSpec]:
+    """The runs of the maps, at sizes of the preset or at others."""
+    if options.n_train is not None:
+        return []
+    grid = landscapes.log_grid(0.1, 10, ALPHAS[options.preset])
+    cells = landscapes.specs("mnist", options, grid, sizes or SIZES[options.preset], options.seeds)
+    cells += landscapes.specs("mnist", options, [ALPHA_8], [LU, UU], options.seeds)
+    few, many = MAP_STEPS[options.preset]
+    return [spec.replace(steps=few if spec.n_train <= FEW else many) for spec in cells]
+
+
+def run(options: Options) -> list[RunSpec]:
     base = get_task("mnist").spec
     base = base.replace(
         steps=STEPS[options.preset],
@@ -31,44 +65,106 @@ def sweep(options: Options) -> list[RunSpec]:
     return [base.replace(seed=seed) for seed in range(options.seeds)]
 
 
+def sweep(options: Options) -> list[RunSpec]:
+    return run(options) + maps(options)
+
+
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {"": runs[CURVE_FIELDS]}
+    curves = runs_of(runs, run(options))[CURVE_FIELDS]
+    return {"": reduced(runs_of(runs, maps(options))), "_curves": curves} if maps(options) else {"_curves": curves}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    spec = sweep(options)[0]
+    whole = "" in tables
+    mosaic = "aabb\nccdd\neeee" if whole else "e"
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=(2.4 * WIDTH, (3.3 if whole else 1.2) * HEIGHT))
+    if whole:
+        levels = {"train": LEVELS, "test": LEVELS}
+        landscapes.draw_maps([axes["a"], axes["b"]], tables[""], "error", "error", levels, options, POINTS)
+        for name, n in (("c", LU), ("d", UU)):
+            part, spec = landscapes.of_size(tables[""], n), maps(options)[0].replace(n_train=n)
+            lu_panel(axes[name], part, spec, "error", paper_panel("fig3", f"slice N={n}"))
+        axes["d"].legend(fontsize=8)
+    spec = run(options)[0]
     title = f"MNIST, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
     paper = paper_panel("fig3", "grokking") if options.n_train is None else {}
-    return grokking_figure(tables[""], "accuracy", [Run(spec.alpha, title, paper)])
+    grokking_panels([axes["e"]], tables["_curves"], "accuracy", [Run(spec.alpha, title, paper)])
+    return figure
 
 
-SOURCE = "Liu 2023 Fig. 3, digitised"
-CLAIMS = [
-    Claim(
-        "memorises", "mnist", "First step with train accuracy 1.0", SOURCE,
-        at_most(3000, paper=3000), lambda t: first_reached(t[""], "train", "accuracy", 1.0),
-    ),
-    Claim(
-        "chance", "mnist", "Test accuracy at step 6,000", SOURCE,
-        at_most(0.25, paper=0.20), lambda t: value_at(t[""], "test", "accuracy", 6_000),
-    ),
-    Claim(
-        "generalises", "mnist", "Test accuracy at step 60,000", SOURCE,
-        at_least(0.84, paper=0.875), lambda t: value_at(t[""], "test", "accuracy", 60_000),
-    ),
-    Claim(
-        "norm", "mnist", "Weight norm at step 20,000", SOURCE,
-        Between(72.1, 76.1, paper=74.1), lambda t: value_at(t[""], "parameters", "weight_norm", 20_000),
-    ),
-    Claim(
-        "plateau", "mnist", "Test accuracy at step 100,000 (paper preset)", SOURCE,
-        at_least(0.86, paper=0.893), lambda t: value_at(t[""], "test", "accuracy", 100_000),
-    ),
-    Claim(
-        "final-norm", "mnist", "Weight norm at step 100,000 (paper preset)", SOURCE,
-        Between(48, 56, paper=52.1), lambda t: value_at(t[""], "parameters", "weight_norm", 100_000),
-    ),
-]  # fmt: skip
+def error(tables: Tables, n: int, split: str, statistic: str) -> pd.DataFrame:
+    return pick(landscapes.of_size(tables[""], n), "mnist", split, "error", statistic)
+
+
+def width_correlation(tables: Tables, statistic: str) -> pd.Series:
+    """Spearman's rank correlation of N and the width of the basin with test error below the outermost contour."""
+
+    def widths(part: pd.DataFrame) -> pd.Series:
+        return pick(part, "mnist", "test", "error", statistic).apply(lambda e: basin_width(e.index, e, LEVELS[-1]))
+
+    table = landscapes.per_size(tables[""], widths)
+    return table.apply(lambda width: spearmanr(table.index, width).statistic)
+
+
+SIGNIFICANT = 0.738  # Spearman's rho with p < 0.05 for 8 sizes
+RUN, MAPS = "Liu 2023 Fig. 3d", "Liu 2023 Fig. 3a to c"
+
+
+def claims(options: Options) -> list[Claim]:
+    read = options.statistic
+
+    def at(name: str, step: int) -> float:
+        return cited("fig3", "grokking", name, step)
+
+    return [
+        Claim(
+            "memorises", "First step with train accuracy 1.0", RUN,
+            at_most(3000, paper=cited("fig3", "derived", "memorised")),
+            lambda t: first_reached(t["_curves"], "train", "accuracy", 1.0),
+        ),
+        Claim(
+            "chance", "Test accuracy at step 6,000", RUN, at_most(0.25, paper=at("test accuracy", 6_000)),
+            lambda t: value_at(t["_curves"], "test", "accuracy", 6_000),
+        ),
+        Claim(
+            "generalises", "Test accuracy at step 60,000", RUN, at_least(0.84, paper=at("test accuracy", 60_000)),
+            lambda t: value_at(t["_curves"], "test", "accuracy", 60_000),
+        ),
+        Claim(
+            "norm", "Weight norm at step 20,000", RUN, Between(72.1, 76.1, paper=at("weight norm", 20_000)),
+            lambda t: value_at(t["_curves"], "parameters", "weight_norm", 20_000),
+        ),
+        Claim(
+            "plateau", "Test accuracy at step 100,000 (paper preset)", RUN,
+            at_least(0.86, paper=at("test accuracy", 100_000)),
+            lambda t: value_at(t["_curves"], "test", "accuracy", 100_000),
+        ),
+        Claim(
+            "final-norm", "Weight norm at step 100,000 (paper preset)", RUN,
+            Between(48, 56, paper=at("weight norm", 100_000)),
+            lambda t: value_at(t["_curves"], "parameters", "weight_norm", 100_000),
+        ),
+        Claim(
+            "lu", "N = 200: test error at alpha = 8", MAPS,
+            at_least(0.6, paper=cited("fig3", "slice N=200", "test error", 8)),
+            lambda t: error(t, LU, "test", read).T[ALPHA_8],
+        ),
+        Claim(
+            "uu", "N = 8,000: test error at alpha = 8", MAPS,
+            at_most(0.15, paper=cited("fig3", "slice N=8000", "test error", 8)),
+            lambda t: error(t, UU, "test", read).T[ALPHA_8],
+        ),
+        Claim(
+            "critical-size", "N = 10: lowest test error at any norm", MAPS, at_least(0.5, paper=None),
+            lambda t: error(t, 10, "test", read).min(),
+        ),
+        Claim(
+            "widens", "Rank correlation of N and the width of the basin of test error 0.4", MAPS,
+            at_least(SIGNIFICANT, paper=cited("fig3", "derived", "rank correlation of basin width and N")),
+            lambda t: width_correlation(t, read),
+        ),
+    ]  # fmt: skip
+
 
 FIGURE = Reproduction(
     name="fig_mnist",
@@ -79,7 +175,7 @@ FIGURE = Reproduction(
     sweep=sweep,
     tables=tables,
     draw=draw,
-    claims=CLAIMS,
+    claims=claims,
 )
 
 if __name__ == "__main__":

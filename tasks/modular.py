@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
@@ -12,6 +14,7 @@ from omnigrok.spec import RunSpec, generator
 from omnigrok.task import Task, TaskData, Thresholds
 
 OPERATIONS = {"add": lambda a, b, p: (a + b) % p}
+MLP = 512  # hidden units
 POOL_SHARE = 0.7  # of all pairs; the rest is the test set at every training-set size
 
 
@@ -38,6 +41,7 @@ class Modular(Task):
         evaluation_density=4,
         options=(("operation", "add"), ("p", 113)),
     )
+    optional: ClassVar[dict[str, object]] = {"mlp": MLP}
     thresholds = Thresholds(metric="accuracy", train=0.95, test=0.95)
 
     def load(self, spec: RunSpec) -> TaskData:
@@ -51,10 +55,10 @@ class Modular(Task):
         return TaskData((pairs[:pool],), answers[:pool], (pairs[pool:],), answers[pool:], source="generated")
 
     def model(self, spec: RunSpec) -> nn.Module:
-        return Transformer(spec.option("p"))
+        return Transformer(spec.option("p"), d_mlp=spec.option("mlp", MLP))
 
     def reference_model(self, spec: RunSpec) -> nn.Module:
-        return FullTransformer(spec.option("p"))
+        return FullTransformer(spec.option("p"), d_mlp=spec.option("mlp", MLP))
 
     def configuration(self, spec: RunSpec) -> str:
         return f"p = {spec.option('p')}"
@@ -95,7 +99,7 @@ class Transformer(nn.Module):
     an example, and only the "=" attends, is transformed and unembedded. Same numbers as `FullTransformer`, to rounding.
     """
 
-    def __init__(self, p: int, d_model: int = 128, heads: int = 4, d_mlp: int = 512) -> None:
+    def __init__(self, p: int, d_model: int = 128, heads: int = 4, d_mlp: int = MLP) -> None:
         super().__init__()
         self.p, tokens, d_head = p, p + 1, d_model // heads
 

@@ -14,7 +14,6 @@ from omnigrok import Store, get_task, run_sweep
 from omnigrok import sweep as sweep_module
 from omnigrok.batching import Batching, measure
 from omnigrok.errors import SpecError
-from omnigrok.executors import process_pool
 from omnigrok.store import HOST_KEY, RUN_KEY
 from omnigrok.sweep import describe, plan, task_data
 from omnigrok.trainer import Trainer
@@ -132,9 +131,22 @@ def test_a_spec_that_cannot_be_trained_ends_the_sweep_before_it_starts(store, sp
 def test_a_pool_of_processes_gives_the_same_numbers(tmp_path, spec):
     specs = [spec.replace(seed=s, dtype="float64") for s in range(3)]
     here = run_sweep(specs, Store(tmp_path / "a"), runs_per_batch=2, show_progress=False)
-    with process_pool(2) as pool:
-        there = run_sweep(specs, Store(tmp_path / "b"), runs_per_batch=2, executor=pool, show_progress=False)
+    there = run_sweep(specs, Store(tmp_path / "b"), runs_per_batch=2, workers=2, show_progress=False)
     assert here["value"].to_numpy() == pytest.approx(there["value"].to_numpy(), abs=1e-10)
+
+
+def test_runs_that_can_share_a_batch_are_divided_among_the_workers(store, spec):
+    specs = [spec.replace(seed=s) for s in range(5)]
+    sizes = {workers: [len(b.specs) for b in plan(specs, store, "cpu", 8, workers)] for workers in (1, 2, 9)}
+    assert sizes == {1: [5], 2: [3, 2], 9: [1] * 5}
+
+
+def test_workers_report_their_progress(tmp_path, spec, monkeypatch):
+    reported = []
+    monkeypatch.setattr(sweep_module.Progress, "advance", lambda self, units, note="": reported.append(units))
+    specs = [spec.replace(seed=s) for s in range(4)]
+    run_sweep(specs, Store(tmp_path), runs_per_batch=2, workers=2, show_progress=False)
+    assert reported[-1] == pytest.approx(sum(s.steps for s in specs))  # `set` is given all that has been done
 
 
 def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):

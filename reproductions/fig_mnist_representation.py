@@ -1,0 +1,142 @@
+"""Norm and representation in MNIST: the Goldilocks zone hardly moves (Liu et al. 2023, section 4.2 and Fig. 7).
+
+Each image is mixed with a constant image that stands for its class: messiness 1 is MNIST, messiness 0 its labels. The
+maps show the reduced loss against norm and messiness with the paper's path A (fitted, not general), B (general), C (the
+ideal representation). Where modular addition has to find its representation on the way down, MNIST's critical norm is
+about the same for all: one zone, no barrier between B and C, hence no dramatic grokking at the usual init.
+
+Losses are ten times the mean squared error, as published. The default preset has 10,000 images and 3,000 steps, the
+paper preset 60,000 and 10,000 as published.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from omnigrok.analysis import critical_alpha, reduced
+from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.panels import legend, map_panel
+from omnigrok.spec import RunSpec
+from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.task import get_task
+from reproductions.paper import LIU, cited
+
+N_TRAIN = {"quick": 200, "default": 10_000, "paper": 60_000}
+STEPS = {"quick": 30, "default": 3_000, "paper": 10_000}
+ALPHAS = {
+    "quick": (1.0, 4.0),
+    "default": (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
+    "paper": tuple(float(a) for a in np.linspace(0.5, 10, 20)),
+}
+MESSINESS = {"quick": (0.0, 1.0), "default": (0.0, 0.33, 0.67, 1.0), "paper": tuple(np.linspace(0, 1, 21).round(3))}
+PUBLISHED_LOSS = 10  # the published loss sums over the ten outputs
+LEVELS = (0.002, 0.01, 0.05)
+POINTS = {"A": (1.0, 1.0), "B": (3.0, 0.97), "C": (2.5, 0.0)}
+
+
+def runs(options: Options, messiness: float) -> list[RunSpec]:
+    base = get_task("mnist_templates").spec.replace(
+        n_train=options.n_train or N_TRAIN[options.preset],
+        steps=STEPS[options.preset],
+        options=(("messiness", float(messiness)),),
+        evaluation_density=1 if options.preset == "paper" else 0,
+    )
+    return [base.replace(alpha=alpha, seed=seed) for alpha in ALPHAS[options.preset] for seed in range(options.seeds)]
+
+
+def sweep(options: Options) -> list[RunSpec]:
+    return [spec for m in MESSINESS[options.preset] for spec in runs(options, m)]
+
+
+def tables(frame: pd.DataFrame, options: Options) -> Tables:
+    parts = [reduced(runs_of(frame, runs(options, m))).assign(messiness=m) for m in MESSINESS[options.preset]]
+    table = pd.concat(parts, ignore_index=True)
+    loss = table["metric"] == "loss"
+    table.loc[loss, "value"] *= PUBLISHED_LOSS
+    return {"": table}
+
+
+def draw(tables: Tables, options: Options) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(3.6 * WIDTH, 1.2 * HEIGHT))
+    losses = tables[""].query("metric == 'loss' and statistic == @options.statistic")
+    for ax, split in zip(axes, ("train", "test"), strict=False):
+        chosen = losses[losses["split"] == split]
+        values = chosen.pivot_table(index="messiness", columns="alpha", values="value", aggfunc="median")
+        ax.set(xscale="log", xlabel="relative weight norm $\\alpha$", ylabel="messiness m")
+        map_panel(ax, values, f"{split} loss", LEVELS, logarithmic=True, points=POINTS)
+        ax.set_title(f"{split} loss, N = {losses['n_train'].iloc[0]}", fontsize=10)
+    for colour, (m, part) in zip(sns_colours(), losses[losses["split"] == "test"].groupby("messiness"), strict=False):
+        seeds = part.pivot_table(index="alpha", columns="seed", values="value")
+        axes[2].plot(seeds.index, seeds.median(axis=1), marker="o", ms=4, color=colour, label=f"m = {m:g}")
+        axes[2].fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.2, lw=0)
+    axes[2].set(xscale="log", yscale="log", xlabel="relative weight norm $\\alpha$", ylabel="reduced test loss")
+    axes[2].set_title("one zone at every messiness", fontsize=10)
+    legend(axes[2])
+    return figure
+
+
+def sns_colours() -> list[str]:
+    return [COLOURS["critical"], "#56B4E9", COLOURS["norm"], COLOURS["test"]]
+
+
+def critical(tables: Tables, messiness: float, statistic: str) -> pd.Series:
+    part = tables[""].query("messiness == @messiness")
+    return critical_alpha(part, "mnist_templates", "loss", statistic)
+
+
+def shift(tables: Tables, statistic: str) -> pd.Series:
+    return (critical(tables, 1.0, statistic) - critical(tables, 0.0, statistic)).abs()
+
+
+def along_path(tables: Tables, statistic: str) -> pd.DataFrame:
+    """Test loss at alpha = 3 by messiness, seeds across: the way from B to C."""
+    chosen = tables[""].query("split == 'test' and metric == 'loss' and statistic == @statistic and alpha == 3")
+    return chosen.pivot_table(index="messiness", columns="seed", values="value")
+
+
+def barrier(tables: Tables, statistic: str) -> pd.Series:
+    """Highest test loss between B (messiness 1) and C (0), over that at B."""
+    path = along_path(tables, statistic)
+    return path.max() / path.loc[1.0]
+
+
+SOURCE = "Liu 2023 Fig. 7"
+
+
+def claims(options: Options) -> list[Claim]:
+    read = options.statistic
+    return [
+        Claim(
+            "one-zone", "Shift of the critical norm (alpha) from messiness 1 to 0", SOURCE,
+            at_most(1, paper=cited("fig7", "derived", "shift of the critical norm")), lambda t: shift(t, read),
+        ),
+        Claim(
+            "falls", "alpha = 3: test loss at messiness 1 over that at messiness 0 (B over C)", SOURCE,
+            at_least(2, paper=cited("fig7", "derived", "fall from B to C")),
+            lambda t: along_path(t, read).loc[1.0] / along_path(t, read).loc[0.0],
+        ),
+        Claim(
+            "no-barrier", "alpha = 3: highest test loss on the way from B to C over that at B", SOURCE, at_most(1.1),
+            lambda t: barrier(t, read),
+        ),
+    ]  # fmt: skip
+
+
+FIGURE = Reproduction(
+    name="fig_mnist_representation",
+    paper=f"{LIU}, Fig. 7",
+    doc=__doc__,
+    tasks=lambda: ["mnist_templates"],
+    seeds={"quick": 2, "default": 3, "paper": 3},
+    sweep=sweep,
+    tables=tables,
+    draw=draw,
+    claims=claims,
+)
+
+if __name__ == "__main__":
+    FIGURE.main()

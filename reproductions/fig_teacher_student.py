@@ -1,0 +1,135 @@
+"""Teacher-student: the reduced landscape, and grokking from a large against a small init (Liu et al. 2023, Fig. 2).
+
+Landscape: students held on spheres of alpha times the usual norm, which is the teacher's. Runs: from alpha = 2, with
+weight decay 0.05, the student fits its 100 examples within a thousand steps and the test set tens of thousands of steps
+later; from alpha = 0.5 both come together.
+
+Accuracy is the share of examples with a squared error below 0.001, as published: a threshold on the loss, which can
+turn a gradual fall into a sudden rise. So the loss is drawn beside it.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from omnigrok.analysis import CURVE_FIELDS, first_reached, reduced, value_at
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.panels import Run, grokking_panels, legend, lu_panel
+from omnigrok.spec import RunSpec
+from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.task import get_task
+from reproductions import landscapes, lu_claims
+from reproductions.paper import LIU, cited, paper_panel
+
+LARGE, SMALL = 2.0, 0.5  # alpha
+STEPS = {"quick": 300, "default": 100_000, "paper": 100_000}
+ALPHAS = {"quick": 7, "default": 11, "paper": 21}
+THRESHOLD = 0.95  # accuracy
+DECAYING = (2_000, 20_000)  # steps, about where the paper's log gives the norm
+
+
+def landscape(options: Options) -> list[RunSpec]:
+    base = get_task("teacher_student").landscape(options.preset)
+    assert base is not None
+    grid = landscapes.log_grid(0.1, 10, ALPHAS[options.preset])
+    return landscapes.specs("teacher_student", options, grid, [options.n_train or base.n_train], options.seeds)
+
+
+def curves(options: Options) -> list[RunSpec]:
+    base = get_task("teacher_student").spec
+    base = base.replace(steps=STEPS[options.preset], n_train=options.n_train or base.n_train)
+    return [base.replace(alpha=alpha, seed=seed) for alpha in (LARGE, SMALL) for seed in range(options.seeds)]
+
+
+def sweep(options: Options) -> list[RunSpec]:
+    return curves(options) + landscape(options)
+
+
+def tables(runs: pd.DataFrame, options: Options) -> Tables:
+    trained = runs_of(runs, curves(options))[CURVE_FIELDS]
+    return {"": reduced(runs_of(runs, landscape(options))), "_curves": trained}
+
+
+def draw(tables: Tables, options: Options) -> Figure:
+    mosaic = [["lu", "accuracy", "loss"], ["lu", "small accuracy", "small loss"]]
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=(3.6 * WIDTH, 2.1 * HEIGHT))
+    published = options.n_train is None
+    paper = paper_panel("fig2", "landscape") if published else {}
+    lu_panel(axes["lu"], tables[""], landscape(options)[0], "loss", paper)
+    legend(axes["lu"])
+    for alpha, prefix in ((LARGE, ""), (SMALL, "small ")):
+        spec = curves(options)[0]
+        title = f"$\\alpha$ = {alpha:g}, weight decay {spec.weight_decay:g}, N = {spec.n_train}"
+        run = Run(alpha, title, paper_panel("fig2", "grokking") if published and alpha == LARGE else {})
+        for metric in ("accuracy", "loss"):
+            ax = axes[prefix + metric]
+            grokking_panels([ax], tables["_curves"], metric, [run], log=metric == "loss")
+            ax.set_ylabel({"accuracy": "share with error < 0.001", "loss": "mean squared error"}[metric])
+    return figure
+
+
+def reached(tables: Tables, alpha: float, split: str) -> pd.Series:
+    return first_reached(tables["_curves"].query("alpha == @alpha"), split, "accuracy", THRESHOLD)
+
+
+def delay(tables: Tables, alpha: float) -> pd.Series:
+    return reached(tables, alpha, "test") / reached(tables, alpha, "train")
+
+
+def decay_rate(tables: Tables) -> pd.Series:
+    """Rate at which the norm decays, over learning rate times weight decay."""
+    spec = get_task("teacher_student").spec
+    chosen = tables["_curves"].query("alpha == @LARGE")
+    first, last = (value_at(chosen, "parameters", "weight_norm", step) for step in DECAYING)
+    rate: pd.Series = np.log(first / last) / (DECAYING[1] - DECAYING[0])
+    return rate / (spec.lr * spec.weight_decay)
+
+
+SOURCE = "Liu 2023 Fig. 2"
+
+
+def claims(options: Options) -> list[Claim]:
+    shared = [claim for claim in lu_claims.claims(options) if claim.id.startswith("ts-")]
+    return [
+        *shared,
+        Claim(
+            "memorises", "alpha = 2: first step with train accuracy 0.95", SOURCE,
+            at_most(1_000, paper=cited("fig2", "derived", "memorised")), lambda t: reached(t, LARGE, "train"),
+        ),
+        Claim(
+            "groks", "alpha = 2: first step with test accuracy 0.95", SOURCE,
+            at_least(20_000, paper=cited("fig2", "derived", "generalised")), lambda t: reached(t, LARGE, "test"),
+        ),
+        Claim(
+            "delay", "alpha = 2: steps to test accuracy 0.95 over those to train accuracy 0.95", SOURCE,
+            at_least(30, paper=cited("fig2", "derived", "delay")), lambda t: delay(t, LARGE),
+        ),
+        Claim(
+            "no-delay", "alpha = 0.5: steps to test accuracy 0.95 over those to train accuracy 0.95", SOURCE,
+            at_most(3), lambda t: delay(t, SMALL),
+        ),
+        Claim(
+            "decay-rate", "alpha = 2: rate of the norm's decay over learning rate times weight decay", SOURCE,
+            Between(0.9, 1.1, paper=cited("fig2", "derived", "decay rate over lr wd")), decay_rate,
+        ),
+    ]  # fmt: skip
+
+
+FIGURE = Reproduction(
+    name="fig_teacher_student",
+    paper=f"{LIU}, Fig. 2",
+    doc=__doc__,
+    tasks=lambda: ["teacher_student"],
+    seeds={"quick": 2, "default": 3, "paper": 3},
+    sweep=sweep,
+    tables=tables,
+    draw=draw,
+    claims=claims,
+)
+
+if __name__ == "__main__":
+    FIGURE.main()
