@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,27 @@ def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
                 f"| {measured_text(claim)} | {claim['n_seeds']} | {claim['status']} |"
             )
     return "\n".join(lines)
+
+
+def summary(sidecars: Iterable[dict[str, Any]]) -> str:
+    """Counts of verdicts, a line a figure and a line for all."""
+    statuses: tuple[Status, ...] = ("PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN")
+    lines = [f"{'figure':<28}" + "".join(f"{status:>14}" for status in statuses)]
+    total = dict.fromkeys(statuses, 0)
+    for sidecar in sidecars:
+        found = [claim["status"] for claim in sidecar["claims"]]
+        lines.append(f"{sidecar['figure']:<28}" + "".join(f"{found.count(status):>14}" for status in statuses))
+        total = {status: n + found.count(status) for status, n in total.items()}
+    return "\n".join([*lines, f"{'all':<28}" + "".join(f"{n:>14}" for n in total.values())])
+
+
+KNOWN_HEADING = "Known deviations"
+
+
+def known_deviations(text: str) -> set[str]:
+    """The claims, as figure/claim, that a Markdown text lists under its heading `Known deviations`."""
+    _, _, part = text.partition(f"## {KNOWN_HEADING}")
+    return set(re.findall(r"`(\w+/[\w-]+)`", part.partition("\n## ")[0]))
 
 
 TABLE_START, TABLE_END = "<!-- claims: omnigrok claims --write README.md -->", "<!-- end of claims -->"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -153,7 +154,11 @@ class Reproduction:
             click.Option(["--force"], is_flag=True, help="Train again what is in the store."),
         ]
         text = textwrap.dedent(self.doc) + "\nFinished runs are kept: the same command goes on where it was stopped."
-        return click.Command(self.name, params=parameters, callback=self.run, help=text)
+
+        def run(**arguments: Any) -> None:
+            self.run(**arguments)
+
+        return click.Command(self.name, params=parameters, callback=run, help=text)
 
     def run(
         self,
@@ -169,8 +174,8 @@ class Reproduction:
         dry_run: bool = False,
         workers: int | None = None,
         force: bool = False,
-    ) -> None:
-        """Train what is missing, then write and print the figure's outputs."""
+    ) -> Path | None:
+        """Train what is missing, then write and print the figure's outputs. Returns their folder; None: a dry run."""
         start = time.time()
         provenance(device)  # of the code as it is now, should it be edited while the runs are trained
         out = out or Path("figures") / ("" if preset == "default" else preset)
@@ -184,7 +189,7 @@ class Reproduction:
         workers = workers or (cores() if device == "cpu" else 1)
         if dry_run:
             print(describe(specs, store, device, workers))
-            return
+            return None
         runs = run_sweep(specs, store, device=device, workers=workers, force=force)
         tables = self.tables(runs, options)
         published = n_train is None  # claims are stated at the published training-set size
@@ -206,7 +211,9 @@ class Reproduction:
             "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
         }
         use_style()
-        write_outputs(out, self.name, self.draw(tables, options), tables, sidecar)
+        picture = self.draw(tables, options)
+        write_outputs(out, self.name, picture, tables, sidecar)
+        plt.close(picture)
         if out == Path("figures"):
             write_gallery(out)
         for claim in claims:
@@ -215,6 +222,7 @@ class Reproduction:
         for task, reason in options.missing.items():
             print(f"NOT RUN      {task}: {reason}")
         print(f"wrote {out / self.name}.png, .pdf, .csv, .json")
+        return out
 
     def claims_for(self, options: Options) -> Sequence[Claim]:
         """The claims under the options' reading."""

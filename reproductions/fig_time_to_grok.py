@@ -2,10 +2,12 @@
 
 Above the critical norm w_c only weight decay moves the norm, at rate learning rate times weight decay, so a network
 that starts at w_0 generalises after ln(w_0 / w_c) / (lr wd) steps, to which the time to memorise is added.
-Teacher-student (alpha = 2) is fitted with t = offset + slope / wd; the slope gives w_c / w_0, held against the landscape
-on norm spheres: its minimum, and the largest norm at which the held network has test accuracy 0.95, where a run that
-comes from above should cross the threshold. MNIST (alpha = 7, N = 1000) is the counter-example: with little weight decay something else
-shrinks the generalisation time, and the law saturates. Runs that do not get there are drawn as arrows.
+Teacher-student (alpha = 2) is fitted with t = offset + slope / wd. The slope gives w_c / w_0, which is held against the
+landscape on norm spheres: its minimum, and the largest norm at which the held network has test accuracy 0.95, where a
+run that comes from above should cross the threshold.
+
+MNIST (alpha = 7, N = 1000) is the counter-example: with little weight decay something else shrinks the generalisation
+time, and the law saturates. Runs that do not get there are drawn as arrows.
 """
 
 from __future__ import annotations

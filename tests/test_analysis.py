@@ -8,13 +8,16 @@ import pytest
 
 from omnigrok.analysis import (
     argmin_alpha,
+    basin_width,
     bootstrap_interval,
+    by_size,
     critical_alpha,
     grokking_times,
     loss_shape,
     median_time,
     onset,
     reduced,
+    time_law,
     value_at,
 )
 from omnigrok.store import COLUMNS
@@ -156,3 +159,37 @@ def test_value_at_a_logged_step():
     curves = pd.concat([run("a", [0, 0.5], [0, 0.25]), run("b", [0, 0.75], [0, 0.3], seed=1)])
     assert value_at(curves, "train", "accuracy", 1).to_dict() == {0: 0.5, 1: 0.75}
     assert value_at(curves, "train", "accuracy", 77).empty
+
+
+def test_the_width_of_a_basin_is_measured_between_grid_points():
+    alphas = [10.0, 0.01, 0.1, 1.0]  # in any order
+    values = [1.0, 1.0, 0.0, 0.0]
+    assert basin_width(alphas, values, 0.5) == pytest.approx(2.0, abs=0.01)  # half a decade, one, half a decade
+    assert basin_width(alphas, [1.0] * 4, 0.5) == 0
+    assert basin_width(alphas, [0.0] * 4, 0.5) == pytest.approx(3.0)
+
+
+def test_a_map_has_sizes_down_alphas_across_and_only_alphas_that_every_size_has():
+    rows = [
+        (n, alpha, seed, "test", "loss", "last", 10 * n + alpha + seed)
+        for n in (5, 7)
+        for alpha in (1.0, 2.0, *((8.0,) if n == 7 else ()))
+        for seed in range(3)
+    ]
+    table = pd.DataFrame(rows, columns=["n_train", "alpha", "seed", "split", "metric", "statistic", "value"])
+    found = by_size(table, "test", "loss")
+    assert found.index.tolist() == [5, 7]
+    assert found.columns.tolist() == [1.0, 2.0]
+    assert found.loc[7, 2.0] == 70 + 2 + 1  # the median seed
+
+
+def test_the_time_law_is_recovered_and_ignores_what_is_not_reached():
+    wd = np.array([0.02, 0.05, 0.1, 0.5, 1.0])
+    lr, ratio, offset = 3e-4, 0.5, 800.0
+    times = offset + math.log(1 / ratio) / (lr * wd)
+    times[0] = np.inf
+    law = time_law(wd, times)
+    assert law.offset == pytest.approx(offset)
+    assert law.critical_ratio(lr) == pytest.approx(ratio)
+    assert law([0.02])[0] == pytest.approx(offset + math.log(2) / (lr * 0.02))
+    assert math.isnan(time_law([0.1, 0.2], [100.0, np.inf]).slope)

@@ -11,9 +11,11 @@ from omnigrok.claims import (
     Claim,
     at_least,
     at_most,
+    known_deviations,
     markdown_table,
     measured_text,
     replace_table,
+    summary,
     verdict,
 )
 
@@ -37,7 +39,7 @@ def test_verdict(interval, seeds, status):
 
 
 def claim(values, expect):
-    return Claim("id", "t", "It holds", "a source", expect, lambda tables: tables[""]["value"]).test(
+    return Claim("id", "It holds", "a source", expect, lambda tables: tables[""]["value"]).test(
         {"": pd.DataFrame({"value": values})}
     )
 
@@ -61,7 +63,7 @@ def test_a_time_that_was_not_reached_deviates_and_is_json():
 
 def test_a_claim_with_nothing_to_measure_is_not_run():
     for tables in ({}, {"": pd.DataFrame({"value": [np.nan]})}):
-        result = Claim("id", "t", "s", "src", at_most(1), lambda t: t[""]["value"]).test(tables)
+        result = Claim("id", "s", "src", at_most(1), lambda t: t[""]["value"]).test(tables)
         assert result["status"] == "NOT RUN"
         assert measured_text(result) == "not run"
 
@@ -76,3 +78,18 @@ def test_the_table_replaces_what_is_between_its_markers():
     assert replace_table(text, table) == text
     with pytest.raises(ValueError, match="no lines"):
         replace_table("nothing", table)
+
+
+def test_summary_counts_every_verdict_of_every_figure():
+    sidecars = [
+        {"figure": "fig_a", "claims": [{"status": "PASS"}, {"status": "DEVIATES"}, {"status": "PASS"}]},
+        {"figure": "fig_b", "claims": [{"status": "NOT RUN"}, {"status": "PASS"}]},
+    ]
+    lines = [line.split() for line in summary(sidecars).splitlines()[1:]]
+    assert lines == [["fig_a", "2", "1", "0", "0"], ["fig_b", "1", "0", "0", "1"], ["all", "3", "1", "0", "1"]]
+
+
+def test_known_deviations_are_those_under_their_heading():
+    text = "`fig_a/before` no\n\n## Known deviations\n\n- `fig_a/one-two`: why\n- `fig_b/x`\n\n## More\n\n`fig_c/no`\n"
+    assert known_deviations(text) == {"fig_a/one-two", "fig_b/x"}
+    assert known_deviations("nothing") == set()

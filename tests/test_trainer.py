@@ -1,7 +1,9 @@
 """The trainer against the plain loop, in float64, and its extension points."""
 
+import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -195,3 +197,21 @@ def test_probes_and_perturbation_reach_the_run_and_its_hash(spec, count):
     assert len(probed) == frame["step"].nunique()
     assert (probed["value"] > 0).all()
     assert len({s.hash("") for s in trainers}) == 3
+
+
+@pytest.mark.parametrize("name", ["teacher_student", "mnist"])
+def test_a_run_has_the_same_curves_alone_and_in_a_batch(name, mnist_data):
+    """500 steps, so a verdict cannot depend on which runs happened to share a batch."""
+    task = get_task(name)
+    spec = task.spec.replace(dtype="float64", steps=500, n_train=60, batch_size=20, alpha=2.0, evaluation_density=1)
+    data = mnist_data if name == "mnist" else task_data(spec, "cpu")
+    if name == "mnist":  # 200 test images are enough
+        data = dataclasses.replace(data, test_inputs=(data.test_inputs[0][:200],), test_targets=data.test_targets[:200])
+    alone = Trainer(task, [spec], data)
+    others = [spec.replace(seed=1, alpha=0.5), spec, spec.replace(seed=2, weight_decay=1.0, sphere=True, n_train=40)]
+    together = Trainer(task, others, data)
+    for trainer in (alone, together):
+        trainer.train()
+    expected, found = alone.frames()[0], together.frames()[1]
+    assert expected["step"].max() == 500
+    np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-6, atol=1e-9)

@@ -1,0 +1,72 @@
+"""All figures, one after the other, with a table of verdicts at the end.
+
+Finished runs are kept, and figures share them: stop it whenever you like, the same command goes on where it was. A
+verdict does not make it fail; `--check` does, with status 1, when a claim DEVIATES that is not listed as known in
+reproductions/differences.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import sys
+import time
+from pathlib import Path
+
+import click
+
+import reproductions
+from omnigrok import console
+from omnigrok.claims import KNOWN_HEADING, known_deviations, summary
+from omnigrok.errors import DataUnavailableError
+from omnigrok.figure import PRESETS, Reproduction
+
+DIFFERENCES = Path(__file__).with_name("differences.md")
+
+
+def figures() -> list[Reproduction]:
+    """Every reproduction of this package; fig_lu, the main one, first."""
+    names = [m.name for m in pkgutil.iter_modules(reproductions.__path__) if m.name.startswith("fig_")]
+    names.sort(key=lambda name: (name != "fig_lu", name in ("fig_train_size", "fig_domains"), name))
+    return [importlib.import_module(f"reproductions.{name}").FIGURE for name in names]
+
+
+@click.command(help=__doc__)
+@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@console.device_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the figures. Default: as each figure's own.")
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Processes that share the work. Default: one a core on a CPU.")
+@click.option("--dry-run", is_flag=True, help="Print each figure's runs, steps, time and memory; train nothing.")
+@click.option("--check", is_flag=True, help="Status 1 when a claim deviates that is not known to.")
+def main(
+    preset: str, device: str, out: Path | None, results: Path, workers: int | None, dry_run: bool, check: bool
+) -> int:
+    chosen, start = figures(), time.time()
+    sidecars = []
+    for i, figure in enumerate(chosen, 1):
+        minutes = (time.time() - start) / 60
+        print(f"[{i}/{len(chosen)}] {figure.name} ({minutes:.0f} min so far)", file=sys.stderr, flush=True)
+        try:
+            folder = figure.run(
+                preset=preset, device=device, out=out, results=results, workers=workers, dry_run=dry_run
+            )
+        except DataUnavailableError as error:
+            print(f"NOT RUN      {figure.name}: {error}")
+            continue
+        if folder is not None:
+            sidecars.append(json.loads((folder / f"{figure.name}.json").read_text()))
+    if dry_run:
+        return 0
+    print(summary(sidecars))
+    known = known_deviations(DIFFERENCES.read_text())
+    deviating = {f"{s['figure']}/{c['id']}" for s in sidecars for c in s["claims"] if c["status"] == "DEVIATES"}
+    new = sorted(deviating - known)
+    if new:
+        print(f"deviates and is not under '{KNOWN_HEADING}' in {DIFFERENCES.name}: {', '.join(new)}")
+    return 1 if check and new else 0
+
+
+if __name__ == "__main__":
+    console.run(main)

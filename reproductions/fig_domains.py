@@ -1,0 +1,144 @@
+"""How strongly each domain groks, at matched relative norm (Liu et al. 2023, sections 3 and 4).
+
+Left: the reduced test loss over its minimum against the norm over its critical norm: at three times the critical norm
+the gap can be read off for all domains alike. Middle: that gap. Right: the delay of each domain's published grokking
+run, steps to generalise over steps to memorise, against how far above its critical norm the run starts. The paper's
+remark is that grokking is most dramatic on algorithmic data, because there the representation has to change too.
+
+Nothing is trained for this figure but what the other figures train.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from omnigrok.analysis import critical_alpha, grokking_times, pick, reduced
+from omnigrok.claims import Claim, Tables, at_least
+from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.panels import legend
+from omnigrok.spec import RunSpec
+from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.task import get_task
+from reproductions import fig_degrok, fig_imdb, fig_lu, fig_mnist, fig_qm9, fig_teacher_student
+from reproductions.paper import LIU
+
+COLOURS = {
+    "teacher_student": "#0072B2", "mnist": "#E69F00", "imdb": "#009E73", "qm9": "#CC79A7", "modular": "#D55E00",
+}  # fmt: skip
+MATCHED = 3.0  # times the critical norm
+SEEDS = 3
+
+
+def grokking_runs(options: Options, task: str) -> list[RunSpec]:
+    """The published grokking run of a domain, as its figure trains it."""
+    runs = {
+        "teacher_student": lambda: [
+            s for s in fig_teacher_student.curves(options) if s.alpha == fig_teacher_student.LARGE
+        ],
+        "mnist": lambda: fig_mnist.run(options),
+        "imdb": lambda: [s for s in fig_imdb.curves(options) if s.alpha == fig_imdb.LARGE],
+        "qm9": lambda: [s for s in fig_qm9.curves(options) if s.alpha == fig_qm9.LARGE],
+        "modular": lambda: fig_degrok.free(options),
+    }[task]()
+    return runs[: min(SEEDS, options.seeds)]
+
+
+def sweep(options: Options) -> list[RunSpec]:
+    return fig_lu.sweep(options) + [s for task in options.tasks for s in grokking_runs(options, task)]
+
+
+def tables(runs: pd.DataFrame, options: Options) -> Tables:
+    times = [
+        grokking_times(runs_of(runs, grokking_runs(options, task)), get_task(task).thresholds) for task in options.tasks
+    ]
+    landscape = reduced(runs_of(runs, fig_lu.sweep(options)))
+    return {"": landscape, "_times": pd.concat(times, ignore_index=True).drop(columns="run")}
+
+
+def relative_losses(tables: Tables, task: str) -> pd.DataFrame:
+    """log10 of the reduced test loss over its minimum, on a grid of log10(w / w_c): grid down, seeds across."""
+    losses = pick(tables[""], task, "test", "loss")
+    critical = critical_alpha(tables[""], task)
+    grid = np.linspace(-1, 2, 301)
+    columns = {}
+    for seed, column in losses.items():
+        at, y = np.log10(column.index / critical[seed]), np.log10(column / column.min())
+        columns[seed] = np.interp(grid, at, y, left=np.nan, right=np.nan)
+    return pd.DataFrame(columns, index=grid)
+
+
+def gap(tables: Tables, task: str) -> pd.Series:
+    """log10 of the reduced test loss at MATCHED times the critical norm over its minimum, a value a seed."""
+    losses = relative_losses(tables, task)
+    return losses.iloc[np.abs(losses.index - np.log10(MATCHED)).argmin()]
+
+
+def delay(tables: Tables, task: str) -> pd.Series:
+    """Steps to generalise over steps to memorise, a value a seed; inf for a run that does not generalise."""
+    times = tables["_times"].query("task == @task").set_index("seed")
+    return times["delay"].where(~times["gen_censored"], np.inf)
+
+
+def draw(tables: Tables, options: Options) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(3.6 * WIDTH, 1.2 * HEIGHT), width_ratios=(1.3, 0.9, 1.1))
+    for i, task in enumerate(options.tasks):
+        colour, name = COLOURS[task], get_task(task).display_name
+        losses = relative_losses(tables, task)
+        axes[0].plot(10**losses.index, 10 ** losses.median(axis=1), color=colour, label=name)
+        gaps = gap(tables, task)
+        axes[1].plot(gaps, [i] * len(gaps), "o", color=colour, alpha=0.6)
+        axes[1].plot(gaps.median(), i, "|", ms=18, mew=2.5, color=colour)
+        start = tables["_times"].query("task == @task")["alpha"].iloc[0] / critical_alpha(tables[""], task).median()
+        delays = delay(tables, task)
+        known = delays[np.isfinite(delays)]
+        axes[2].plot([start] * len(known), known, "o", color=colour, alpha=0.6)
+        if len(known) < len(delays):
+            bound = tables["_times"].query("task == @task and gen_censored")["delay"]
+            axes[2].plot([start] * len(bound), bound, "^", mfc="none", color=colour)
+        axes[2].annotate(name, (start, delays.clip(upper=1e4).median()), xytext=(6, 6), textcoords="offset points",
+                         fontsize=8, color=colour)  # fmt: skip
+    axes[0].axvline(MATCHED, color="#444444", ls=":", lw=1.2)
+    axes[0].set(xscale="log", yscale="log", xlabel="norm / critical norm", ylabel="reduced test loss / its minimum")
+    legend(axes[0])
+    axes[1].set(yticks=range(len(options.tasks)), xlabel=f"log$_{{10}}$ of the loss gap at {MATCHED:g} $w_c$")
+    axes[1].set_yticklabels([get_task(task).display_name for task in options.tasks])
+    axes[1].margins(y=0.15)
+    axes[2].set(xscale="log", yscale="log", xlabel="initial norm / critical norm", ylabel="$t_{gen}$ / $t_{mem}$")
+    return figure
+
+
+def most(tables: Tables, measure: object) -> pd.Series:
+    """Modular addition's value over the largest of the other domains' medians, seed by seed."""
+    others = [measure(tables, task) for task in COLOURS if task not in ("modular", "teacher_student")]
+    return measure(tables, "modular") / max(values.median() for values in others)
+
+
+SOURCE = "Liu 2023 section 4"
+CLAIMS = [
+    Claim(
+        "most-delayed", "Delay of modular addition over the longest of MNIST, IMDb and QM9", SOURCE,
+        at_least(1), lambda t: most(t, delay),
+    ),
+    Claim(
+        "largest-gap", "Loss gap (factors of ten) of modular addition over the largest of MNIST, IMDb and QM9", SOURCE,
+        at_least(1), lambda t: most(t, gap),
+    ),
+]  # fmt: skip
+
+FIGURE = Reproduction(
+    name="fig_domains",
+    paper=f"{LIU}, sections 3 and 4",
+    doc=__doc__,
+    tasks=lambda: list(COLOURS),
+    seeds={"quick": 2, "default": 3, "paper": 3},
+    sweep=sweep,
+    tables=tables,
+    draw=draw,
+    claims=CLAIMS,
+)
+
+if __name__ == "__main__":
+    FIGURE.main()
