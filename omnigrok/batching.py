@@ -27,7 +27,8 @@ LARGEST_ON_CPU = 64
 MEMORY_SHARE = 0.25
 """Share of the memory that one batch's parameters, gradients and moments may take."""
 MUCH_SLOWER = 1.3
-"""Larger sizes are not tried once a size is slower than the best by this factor."""
+"""Larger sizes are not tried once two sizes in a row are slower than the best by this factor: one is not enough, because
+two runs can be slower than one and sixteen faster."""
 SECONDS = 0.15
 """Time given to each size."""
 
@@ -74,7 +75,7 @@ def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
     """Time a step at growing batch sizes until it gets slower or the memory share is reached."""
     tried: dict[int, float] = {}
     evaluation = 0.0
-    run_bytes = 0
+    run_bytes = slower = 0
     largest = LARGEST_ON_CPU if device == "cpu" else SIZES[-1]
     for size in SIZES if task.batchable else (1,):
         if size > largest or size * run_bytes > MEMORY_SHARE * memory_bytes(device):
@@ -84,7 +85,8 @@ def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
         tried[size] = step_seconds(trainer, SECONDS) / size
         if tried[size] <= min(tried.values()):
             evaluation = timed(trainer.measure, device) / size
-        elif tried[size] > MUCH_SLOWER * min(tried.values()):
+        slower = slower + 1 if tried[size] > MUCH_SLOWER * min(tried.values()) else 0
+        if slower == 2:
             break
     best = min(tried, key=lambda size: tried[size])
     return Batching(best, tried[best], evaluation, run_bytes, {str(size): t for size, t in tried.items()})

@@ -30,7 +30,7 @@ from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.provenance import command_line, cores, provenance
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
-from omnigrok.style import use_style
+from omnigrok.style import tidy, use_style
 from omnigrok.sweep import describe, run_sweep
 from omnigrok.task import get_task, run_hash
 
@@ -212,6 +212,7 @@ class Reproduction:
         }
         use_style()
         picture = self.draw(tables, options)
+        tidy(picture)
         write_outputs(out, self.name, picture, tables, sidecar)
         plt.close(picture)
         if out == Path("figures"):

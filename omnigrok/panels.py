@@ -141,8 +141,9 @@ def map_panel(
     for name, (at_x, at_y) in (points or {}).items():
         ax.plot(at_x, at_y, "o", color="white", mec="black", ms=11)
         ax.annotate(name, (at_x, at_y), ha="center", va="center", fontsize=7, fontweight="bold", color="black")
-    ax.set_xlim(edges[0][0], edges[0][-1])
-    ax.set_ylim(edges[1][0], edges[1][-1])
+    for centres, borders, scale, limit in zip((x, y), edges, scales, (ax.set_xlim, ax.set_ylim), strict=True):
+        shown = borders if scale is np.log else centres  # a linear axis may not leave its domain: no negative norm
+        limit(shown[0], shown[-1])
     ax.grid(False)
     ax.figure.colorbar(mesh, ax=ax, label=label)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = {
     "train": "#D55E00",
@@ -35,6 +38,22 @@ def use_style() -> None:
             "figure.constrained_layout.use": True,
         }
     )
+
+
+SHORT = 1.7
+"""Decades up to which a logarithmic axis is labelled at 1, 2 and 5 in plain numbers instead of at powers of ten."""
+
+
+def tidy(figure: Figure) -> None:
+    """Readable labels on every logarithmic axis of a figure, however short."""
+    for ax in figure.axes:
+        for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            if axis.get_scale() != "log" or min(limits) <= 0:
+                continue
+            if abs(math.log10(limits[1] / limits[0])) < SHORT:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def not_run(axes: Axes, title: str, reason: str) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import TABLE_END, TABLE_START, markdown_table, read_sidecars
+from omnigrok.figure import Options
 from omnigrok.task import get_task
 from reproductions import fig_lu, fig_mnist
 from reproductions.paper import all_paper_values
@@ -18,7 +19,7 @@ from reproductions.paper import all_paper_values
 ROOT = Path(__file__).parent.parent
 KEYS = {
     "figure", "paper", "preset", "command", "claims", "runs", "seeds", "wall_seconds", "training_seconds", "data",
-    "provenance", "files",
+    "provenance", "files", "reading", "readings_differ",
 }  # fmt: skip
 CLAIM_KEYS = {"id", "statement", "source", "expected", "measured", "interval", "n_seeds", "status"}
 
@@ -91,8 +92,6 @@ def test_without_data_the_panels_that_need_none_are_drawn(quick, capsys):
 
 
 def test_the_panels_are_log_log_with_both_axes_and_the_critical_norm(quick, mnist_data):
-    from omnigrok.figure import Options
-
     _, table, _ = quick(seeds=1)
     figure = fig_lu.draw({"": table}, Options(preset="quick", tasks=("teacher_student", "mnist"), seeds=1))
     losses, errors = figure.axes[:2], figure.axes[2]
@@ -114,8 +113,8 @@ def test_fig_mnist_measures_onset_and_values():
             ("parameters", "weight_norm", [93, 93, 92, 90, 88, 74, 56]),
         ):
             rows += [("mnist", 8.0, 1000, 0.01, seed, s, split, metric, v) for s, v in zip(steps, values, strict=True)]
-    tables = {"": pd.DataFrame(rows, columns=CURVE_FIELDS)}
-    results = {claim.id: claim.test(tables) for claim in fig_mnist.CLAIMS}
+    tables = {"_curves": pd.DataFrame(rows, columns=CURVE_FIELDS)}
+    results = {claim.id: claim.test(tables) for claim in fig_mnist.claims(Options())}
     assert results["memorises"]["measured"] == 2_000
     assert [results[name]["status"] for name in ("memorises", "chance", "generalises", "norm")] == ["PASS"] * 4
     assert results["plateau"]["status"] == "NOT RUN"

@@ -192,11 +192,11 @@ def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
 
 
 def test_measuring_tries_growing_sizes_and_takes_the_fastest(spec, monkeypatch):
-    times = iter([8.0, 8.0, 9.0, 12.0, 40.0, 1.0])  # seconds a step of the batch: 8, 4, 2.25, 1.5, 2.5 a run
+    times = iter([8.0, 24.0, 9.0, 12.0, 40.0, 96.0, 1.0])  # seconds a step of the batch: 8, 12, 2.25, 1.5, 2.5, 3 a run
     monkeypatch.setattr("omnigrok.batching.step_seconds", lambda *_: next(times))
     found = measure(get_task("teacher_student"), spec, task_data(spec, "cpu"), "cpu")
     assert found.runs == 8
     assert found.step_seconds == 1.5
-    assert list(found.tried) == ["1", "2", "4", "8", "16"]
+    assert list(found.tried) == ["1", "2", "4", "8", "16", "32"]
     parameters = 11_205
     assert found.run_bytes == 4 * 4 * parameters

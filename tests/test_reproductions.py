@@ -1,0 +1,164 @@
+"""Every figure at its default preset on invented curves: all panels drawn, all claims measured, none of it trained."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from omnigrok.claims import known_deviations, read_sidecars
+from omnigrok.figure import Options
+from omnigrok.schedule import evaluation_steps
+from omnigrok.store import COLUMNS
+from omnigrok.style import tidy
+from omnigrok.task import run_hash
+from reproductions import all as everything
+from reproductions import fig_train_size
+from reproductions.paper import Cited, cited
+
+ROOT = Path(__file__).parent.parent
+FIGURES = {figure.name: figure for figure in everything.figures()}
+ONLY_AT_THE_PAPER_PRESET = {"plateau", "final-norm", "most-reviews"}
+
+
+def invented(specs):
+    """Long tables as the store gives them: a U in alpha and N, generalisation late from large norms."""
+    parts = []
+    for spec in dict.fromkeys(specs):
+        steps = np.array(evaluation_steps(spec.steps, spec.evaluation_density))
+        far = abs(np.log(spec.alpha * (1.1 + 0.1 * spec.seed)))
+        late = 20 * (1 + 10 * far) if spec.sphere else 30 * (1 + 20 * far) / (spec.weight_decay + 0.05)
+        reached = steps / (steps + late)
+        floor = np.exp(-spec.n_train / 50)
+        series = {
+            ("train", "accuracy"): 1 - np.exp(-steps / 20),
+            ("test", "accuracy"): np.clip(1.02 * reached * (1 - floor), 0, 1),
+            ("train", "loss"): np.exp(-np.minimum(steps, 200) / 20) + 1e-4 * (1 + far),
+            ("test", "loss"): 1.01 - reached + floor + 1e-3 * far,
+            ("parameters", "weight_norm"): 10 * spec.alpha * np.exp(-spec.lr * spec.weight_decay * steps),
+        }
+        for (split, metric), values in series.items():
+            parts.append(
+                pd.DataFrame({"step": steps, "split": split, "metric": metric, "value": values}).assign(
+                    run=run_hash(spec), task=spec.task, alpha=spec.alpha, n_train=spec.n_train,
+                    weight_decay=spec.weight_decay, seed=spec.seed,
+                )
+            )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def options(figure, **changes):
+    return Options(tasks=tuple(figure.tasks()), seeds=figure.seeds["default"], **changes)
+
+
+@pytest.mark.parametrize("reading", ["published", "corrected"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_panel_is_drawn_and_every_claim_measured(name, reading):
+    figure = FIGURES[name]
+    chosen = options(figure, reading=reading)
+    specs = figure.sweep(chosen)
+    assert all(seed in {s.seed for s in specs} for seed in range(3))
+    tables = figure.tables(invented(specs), chosen)
+    assert all(len(table) for table in tables.values())
+    results = {claim.id: claim.test(tables) for claim in figure.claims_for(chosen)}
+    not_run = {name for name, result in results.items() if result["status"] == "NOT RUN"}
+    assert not_run <= ONLY_AT_THE_PAPER_PRESET
+    picture = figure.draw(tables, chosen)
+    tidy(picture)
+    picture.canvas.draw()
+    assert all(ax.has_data() for ax in picture.axes if ax.axison)
+    plt.close(picture)
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_preset_is_a_list_of_runs_that_can_be(name, preset):
+    figure = FIGURES[name]
+    specs = figure.sweep(options(figure, preset=preset))
+    assert specs
+    assert all(spec.steps <= 300 or spec.task == "teacher_student" for spec in specs) or preset == "paper"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_number_of_the_paper_that_a_claim_shows_is_a_stored_one(name):
+    for reading in ("published", "corrected"):
+        claims = FIGURES[name].claims_for(options(FIGURES[name], reading=reading))
+        assert len({claim.id for claim in claims}) == len(claims)
+        for claim in claims:
+            assert claim.expect.paper is None or isinstance(claim.expect.paper, Cited)
+            assert claim.source
+
+
+def test_a_cited_value_knows_its_row():
+    value = cited("fig3", "slice N=200", "test error", 8)
+    assert value == 0.79
+    assert value.row == "fig3/slice N=200/test error/8"
+    with pytest.raises(KeyError):
+        cited("fig3", "slice N=200", "test error", 8.5)
+
+
+def test_the_readings_that_change_a_verdict_are_recorded():
+    figure = FIGURES["fig_lu"]
+    chosen = options(figure)
+    runs = invented(figure.sweep(chosen))
+    late = (runs["task"] == "mnist") & (runs["split"] == "train") & (runs["metric"] == "accuracy")
+    last = late & (runs["step"] == runs["step"].max())
+    runs.loc[last, "value"] = 0.5  # the best over training is fine, the last value is not
+    differ = figure._readings_differ(figure.tables(runs, chosen), chosen)
+    assert differ["mnist-floor"] == {"published": "PASS", "corrected": "DEVIATES"}
+
+
+def test_sizes_of_the_users_own_are_compared():
+    chosen = Options(tasks=("mnist",), seeds=3, sizes=(128, 256))
+    specs = fig_train_size.sweep(chosen)
+    assert {spec.n_train for spec in specs} == {128, 256}
+    command = fig_train_size.FIGURE.command()
+    [parameter] = [p for p in command.params if p.name == "n_train"]
+    assert parameter.type.convert("128, 256", None, None) == (128, 256)
+
+
+def test_all_runs_every_figure_and_checks_for_new_deviations(tmp_path, monkeypatch):
+    ran = []
+
+    class Stub:
+        def __init__(self, name, status):
+            self.name, self.status = name, status
+
+        def run(self, out, **_):
+            ran.append(self.name)
+            claims = [{"id": "c", "status": self.status}]
+            (out / f"{self.name}.json").write_text(json.dumps({"figure": self.name, "claims": claims}))
+            return out
+
+    def start(*arguments):
+        return CliRunner().invoke(
+            everything.main, ["--preset", "quick", "--device", "cpu", "--out", str(tmp_path), *arguments],
+            standalone_mode=False,
+        )  # fmt: skip
+
+    monkeypatch.setattr(everything, "figures", lambda: [Stub("fig_a", "PASS"), Stub("fig_b", "DEVIATES")])
+    result = start()
+    assert ran == ["fig_a", "fig_b"]
+    assert result.return_value == 0
+    assert result.output.split("all")[-1].split()[:4] == ["1", "1", "0", "0"]
+    assert start("--check").return_value == 1
+    known = tmp_path / "differences.md"
+    known.write_text("## Known deviations\n\n`fig_b/c`\n")
+    monkeypatch.setattr(everything, "DIFFERENCES", known)
+    assert start("--check").return_value == 0
+
+
+def test_the_deviations_of_the_committed_figures_are_known_and_no_other():
+    deviating = {
+        f"{s['figure']}/{c['id']}" for s in read_sidecars(ROOT / "figures") for c in s["claims"]
+        if c["status"] == "DEVIATES"
+    }  # fmt: skip
+    assert deviating == known_deviations(everything.DIFFERENCES.read_text())
+
+
+def test_every_figure_has_a_script_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert not [name for name in FIGURES if f"reproductions.{name}`" not in text]
