@@ -27,7 +27,7 @@ LARGEST_ON_CPU = 64
 MEMORY_SHARE = 0.25
 """Share of the memory that one batch's parameters, gradients and moments may take."""
 MUCH_SLOWER = 1.3
-"""Larger sizes are not tried once two sizes in a row are slower than the best by this factor: one is not enough, because
+"""Larger sizes are not tried once two sizes in a row are slower than the best by this factor: one is not enough, as
 two runs can be slower than one and sixteen faster."""
 SECONDS = 0.15
 """Time given to each size."""
