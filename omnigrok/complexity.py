@@ -1,0 +1,213 @@
+"""Local complexity: how many units change sign around a point (Humayun et al. 2024, section 3 and Fig. 4).
+
+Around a point x lies the frame { x + r v, x - r v } of P orthonormal directions v. A unit counts where its
+pre-activation has not the same sign at all 2P vertices; the vertices go through every layer, so deeper counts are those
+of the frame's image. The local complexity is the sum over layers, a density of linear regions that needs no labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from omnigrok.errors import OmnigrokError
+from omnigrok.spec import generator
+from omnigrok.trainer import Trainer
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
+MEMORY = 256 * 2**20
+"""Bytes that the vertices of one call may take."""
+
+
+@dataclass(frozen=True)
+class LocalComplexity:
+    """Counts of sign changes.
+
+    Attributes:
+        crossings: units that change sign, a row a point, a column a layer.
+        units: units of each layer.
+        dead: of these, units positive at no vertex of any point.
+        always_on: units negative at no vertex of any point.
+    """
+
+    crossings: Int[Tensor, "points layers"]
+    units: Int[Tensor, "layers"]
+    dead: Int[Tensor, "layers"]
+    always_on: Int[Tensor, "layers"]
+
+    @property
+    def total(self) -> Int[Tensor, "points"]:
+        """The local complexity of each point: the sum over layers."""
+        return self.crossings.sum(dim=1)
+
+
+def local_complexity(
+    model: nn.Module,
+    points: Float[Tensor, "points ..."],
+    radius: float,
+    directions: int = 25,
+    *,
+    layers: Sequence[nn.Module] | None = None,
+    seed: int = 0,
+    memory: int = MEMORY,
+) -> LocalComplexity:
+    """Local complexity of a model at points of its input space.
+
+    Args:
+        points: on the model's device, in its dtype.
+        radius: r, in the units of the input.
+        directions: P, at most the number of input dimensions. One frame serves all points, as in the official code.
+        layers: modules whose input is a pre-activation; None finds every module of ACTIVATIONS. An activation that is
+            called as a function is not found: hand in the module before it, or make it a module.
+        seed: keys the frame; no global generator is touched.
+        memory: bytes that a call's vertices may take.
+
+    Raises:
+        OmnigrokError: more directions than dimensions, no activation found, a radius that is not above 0.
+    """
+    chosen = list(layers) if layers is not None else activations(model)
+    offsets = frame(points[0].shape, directions, radius, seed).to(points)
+    chunk = max(1, memory // (offsets.numel() * offsets.element_size()))
+    training = model.training
+    model.eval()
+    counts, positive, negative = [], None, None
+    try:
+        with torch.no_grad():
+            for start in range(0, len(points), chunk):
+                found = signs(model, chosen, points[start : start + chunk], offsets)
+                counts.append(torch.stack([changes(p, n) for p, n in found], dim=1))
+                any_positive = [p.any(dim=(0, 1)) for p, _ in found]
+                any_negative = [n.any(dim=(0, 1)) for _, n in found]
+                positive = any_positive if positive is None else _either(positive, any_positive)
+                negative = any_negative if negative is None else _either(negative, any_negative)
+    finally:
+        model.train(training)
+    assert positive is not None
+    assert negative is not None
+    return LocalComplexity(
+        torch.cat(counts),
+        torch.tensor([p.numel() for p in positive]),
+        torch.tensor([int((~p).sum()) for p in positive]),
+        torch.tensor([int((~n).sum()) for n in negative]),
+    )
+
+
+@dataclass(frozen=True)
+class ComplexityProbe:
+    """Logs the mean local complexity of all runs of a batch at training, test and random points.
+
+    Metrics `lc_train`, `lc_test`, `lc_random`, and for the training points `lc_train_dead` and `lc_train_always_on`,
+    shares of all units. Random points are uniform in the box of the training inputs.
+    """
+
+    radius: float = 0.5
+    directions: int = 25
+    points: int = 200
+    seed: int = 0
+
+    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]:
+        data, result = trainer.data, {}
+        train, test = data.train_inputs[0], data.test_inputs[0]
+        n = min(spec.n_train for spec in trainer.specs)
+        uniform = torch.rand(self.points, *train.shape[1:], generator=generator(self.seed, "random points"))
+        uniform = uniform.to(train) * (train.max() - train.min()) + train.min()
+        offsets = frame(train.shape[1:], self.directions, self.radius, self.seed).to(train)
+        for name, points in (
+            ("train", train[: min(n, self.points)]),
+            ("test", test[: self.points]),
+            ("random", uniform),
+        ):
+            total, dead, on = self._measure(trainer, points, offsets)
+            result[f"lc_{name}"] = total
+            if name == "train":
+                result |= {"lc_train_dead": dead, "lc_train_always_on": on}
+        return result
+
+    @torch.no_grad()
+    def _measure(self, trainer: Trainer, points: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        module = trainer.runs.module
+        layers = activations(module)
+
+        def count(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
+            found = signs(model, layers, inputs[0], offsets)
+            return {
+                "total": sum(changes(p, n) for p, n in found),
+                "positive": torch.cat([p.any(dim=1).flatten(1) for p, _ in found], dim=1),
+                "negative": torch.cat([n.any(dim=1).flatten(1) for _, n in found], dim=1),
+            }  # type: ignore[dict-item]
+
+        chunk = max(1, MEMORY // (offsets.numel() * offsets.element_size() * len(trainer.specs)))
+        module.eval()
+        parts = [
+            trainer.runs.map(count, (points[i : i + chunk],), points[i : i + chunk], shared=True)
+            for i in range(0, len(points), chunk)
+        ]
+        module.train()
+        total = torch.cat([part["total"] for part in parts], dim=1).double().mean(dim=1)
+        positive, negative = (
+            torch.cat([part[k] for part in parts], dim=1).any(dim=1) for k in ("positive", "negative")
+        )
+        return total, (~positive).double().mean(dim=1), (~negative).double().mean(dim=1)
+
+
+def frame(shape: Sequence[int], directions: int, radius: float, seed: int = 0) -> Float[Tensor, "vertices ..."]:
+    """Offsets r v and -r v of P orthonormal directions of an input space, float64, shape (2P, *shape)."""
+    size = torch.Size(shape).numel()
+    if not 1 <= directions <= size:
+        raise OmnigrokError(f"directions must be 1 to {size}, the input's dimensions; got {directions}")
+    if not radius > 0:
+        raise OmnigrokError(f"radius must be above 0, got {radius}")
+    draw = torch.randn(size, directions, generator=generator(seed, "frame"), dtype=torch.float64)
+    orthonormal = torch.linalg.qr(draw).Q.T
+    return radius * torch.cat([orthonormal, -orthonormal]).view(2 * directions, *shape)
+
+
+def activations(model: nn.Module) -> list[nn.Module]:
+    """The modules whose input is a pre-activation.
+
+    Raises:
+        OmnigrokError: there is none.
+    """
+    found = [module for module in model.modules() if isinstance(module, ACTIVATIONS)]
+    if not found:
+        names = ", ".join(kind.__name__ for kind in ACTIVATIONS)
+        raise OmnigrokError(f"the model has no activation module ({names}); name the layers whose input is one")
+    return found
+
+
+def signs(
+    model: Callable[..., Tensor], layers: Sequence[nn.Module], points: Tensor, offsets: Tensor
+) -> list[tuple[Bool[Tensor, "points vertices ..."], Bool[Tensor, "points vertices ..."]]]:
+    """Where each pre-activation is positive, and where negative, at all vertices around the points, layer by layer."""
+    vertices = (points.unsqueeze(1) + offsets).flatten(0, 1)
+    with recorded(layers) as seen:
+        model(vertices)
+    unflattened = [s.unflatten(0, (len(points), len(offsets))) for s in seen]
+    return [(s > 0, s < 0) for s in unflattened]
+
+
+def changes(positive: Bool[Tensor, "points vertices ..."], negative: Tensor) -> Int[Tensor, "points"]:
+    """Units of a layer whose sign (-1, 0, 1) is not that of the first vertex at all others."""
+    same = (positive == positive[:, :1]) & (negative == negative[:, :1])
+    return (~same.all(dim=1)).flatten(1).sum(dim=1)
+
+
+@contextlib.contextmanager
+def recorded(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """The inputs of some modules during the calls of the block, in the order of the calls; hooks are removed after."""
+    seen: list[Tensor] = []
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _either(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    return [a | b for a, b in zip(first, second, strict=True)]

@@ -1,0 +1,222 @@
+"""Adversarial attacks on all runs of a batch, as a probe (robust accuracy) and a perturbation (adversarial training).
+
+Humayun et al. 2024 attack with projected gradient descent (PGD, Madry et al. 2018). A network whose loss has
+underflowed gives no gradient, and looks robust to an attack that follows it: so every probe also logs the share of
+examples with a zero gradient, and the accuracy under an attack on the margin, which does not saturate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from omnigrok.errors import SpecError
+from omnigrok.spec import generator
+from omnigrok.task import Inputs
+from omnigrok.trainer import Trainer
+
+Objective = Literal["ce", "margin"]
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent on a loss of the outputs, as logits, within a ball around each input.
+
+    As a perturbation of a run it is adversarial training. The first input of the model is attacked.
+
+    Attributes:
+        eps: radius of the ball, in the units of the input (for images in [0, 1]: of a pixel).
+        steps: gradient steps.
+        step: length of a step; None: eps / 4.
+        norm: linf, or l2 over the whole input.
+        objective: ce (cross-entropy) or margin (largest wrong output less the right one, which does not saturate).
+        restarts: random starts of which each example's worst is kept.
+        low, high: the inputs' range, to which an attacked input is clamped.
+    """
+
+    eps: float
+    steps: int = 10
+    step: float | None = None
+    norm: Literal["linf", "l2"] = "linf"
+    objective: Objective = "ce"
+    restarts: int = 1
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.eps >= 0 and self.steps >= 0 and self.restarts >= 1):
+            raise SpecError("an attack needs eps >= 0, steps >= 0 and restarts >= 1")
+        if self.norm not in ("linf", "l2") or self.objective not in ("ce", "margin"):
+            raise SpecError("an attack's norm is linf or l2, its objective ce or margin")
+
+    def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs:
+        """Attacked training inputs, (runs, batch, ...): the start of a run's attack is keyed by its seed and step."""
+        return self.attack(trainer, inputs, targets, f"training step {trainer.step}")
+
+    def attack(self, trainer: Trainer, inputs: Inputs, targets: Tensor, key: str) -> Inputs:
+        """The inputs of all runs after the attack; both lead with (runs, batch).
+
+        Raises:
+            SpecError: the targets are not classes.
+        """
+        labels = class_labels(targets)
+        clean = inputs[0]
+        best, worst = clean, None
+        for restart in range(self.restarts):
+            x = self.project(clean + self._start(trainer, clean, key, restart), clean)
+            for _ in range(self.steps):
+                slope = gradient(trainer, self.objective, (x, *inputs[1:]), labels)
+                x = self.project(x + (self.eps / 4 if self.step is None else self.step) * self._direction(slope), clean)
+            if self.restarts == 1:
+                return (x, *inputs[1:])
+            with torch.no_grad():
+                values = objective_values(trainer, self.objective, (x, *inputs[1:]), labels)
+            better = torch.ones_like(values, dtype=torch.bool) if worst is None else values > worst
+            worst = values if worst is None else torch.maximum(values, worst)
+            best = torch.where(expand(better, x), x, best)
+        return (best, *inputs[1:])
+
+    def project(self, x: Tensor, clean: Tensor) -> Tensor:
+        """The nearest point of the ball around the clean inputs, clamped to the inputs' range."""
+        change = x - clean
+        if self.norm == "linf":
+            change = change.clamp(-self.eps, self.eps)
+        else:
+            length = change.flatten(2).norm(dim=2)
+            change = change * expand((self.eps / length.clamp(min=1e-30)).clamp(max=1.0), change)
+        return (clean + change).clamp(self.low, self.high).detach()
+
+    def _start(self, trainer: Trainer, clean: Tensor, key: str, restart: int) -> Tensor:
+        noise = [
+            torch.rand(clean.shape[1:], generator=generator(spec.seed, "attack", key, restart)) * 2 - 1
+            for spec in trainer.specs
+        ]
+        start = torch.stack(noise).to(clean)
+        if self.norm == "linf":
+            return self.eps * start
+        return self.eps * start / expand(start.flatten(2).norm(dim=2), start)
+
+    def _direction(self, slope: Tensor) -> Tensor:
+        if self.norm == "linf":
+            return slope.sign()
+        return slope / expand(slope.flatten(2).norm(dim=2).clamp(min=1e-30), slope)
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Training inputs with fresh noise of standard deviation sigma each step, in the units of the input."""
+
+    sigma: float
+
+    def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs:
+        noise = [
+            torch.randn(inputs[0].shape[1:], generator=generator(spec.seed, "noise", trainer.step))
+            for spec in trainer.specs
+        ]
+        return (inputs[0] + self.sigma * torch.stack(noise).to(inputs[0]), *inputs[1:])
+
+
+@dataclass(frozen=True)
+class RobustnessProbe:
+    """Logs accuracy under attack on the first test (and training) examples of all runs.
+
+    Metrics, for every eps: `robust_EPS` under PGD on the cross-entropy, `margin_EPS` on the margin; for the largest eps
+    also `zero_gradient`, the share of clean test examples at which the cross-entropy's gradient is exactly zero: where
+    it is not near zero, `robust_EPS` says nothing and `margin_EPS` counts. With `train`, `robust_train_EPS`.
+    """
+
+    eps: tuple[float, ...] = (0.1,)
+    steps: int = 10
+    examples: int = 1000
+    train: bool = False
+    chunk: int = 250
+
+    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]:
+        data, result = trainer.data, {}
+        test = tuple(x[: self.examples] for x in data.test_inputs), data.test_targets[: self.examples]
+        trainer.runs.module.eval()
+        for eps in self.eps:
+            result[f"robust_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps), *test)
+            result[f"margin_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps, objective="margin"), *test)
+        result["zero_gradient"] = self._zero_gradients(trainer, *test)
+        if self.train:
+            n = min(self.examples, *(spec.n_train for spec in trainer.specs))
+            train = tuple(x[:n] for x in data.train_inputs), data.train_targets[:n]
+            for eps in self.eps:
+                result[f"robust_train_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps), *train)
+        trainer.runs.module.train()
+        return result
+
+    def _accuracy(self, trainer: Trainer, attack: PGD, inputs: Inputs, targets: Tensor) -> Float[Tensor, "runs"]:
+        right = []
+        for x, y in self._chunks(trainer, inputs, targets):
+            with torch.enable_grad():
+                attacked = attack.attack(trainer, x, y, "evaluation")
+            with torch.no_grad():
+                right.append(-objective_values(trainer, "margin", attacked, class_labels(y)) > 0)
+        return torch.cat(right, dim=1).double().mean(dim=1)
+
+    def _zero_gradients(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Float[Tensor, "runs"]:
+        zero = [
+            (gradient(trainer, "ce", x, class_labels(y)).flatten(2) == 0).all(dim=2)
+            for x, y in self._chunks(trainer, inputs, targets)
+        ]
+        return torch.cat(zero, dim=1).double().mean(dim=1)
+
+    def _chunks(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> list[tuple[Inputs, Tensor]]:
+        runs = len(trainer.specs)
+        return [
+            (
+                tuple(x[i : i + self.chunk].expand(runs, *x[i : i + self.chunk].shape) for x in inputs),
+                targets[i : i + self.chunk].expand(runs, *targets[i : i + self.chunk].shape),
+            )
+            for i in range(0, len(targets), self.chunk)
+        ]
+
+
+def class_labels(targets: Tensor) -> Int[Tensor, "runs batch"]:
+    """Classes of targets that are classes or one-hot.
+
+    Raises:
+        SpecError: they are neither.
+    """
+    if not targets.is_floating_point():
+        return targets
+    if targets.ndim < 3:
+        raise SpecError("only a classification task can be attacked: targets must be classes or one-hot")
+    return targets.argmax(dim=-1)
+
+
+def objective_values(
+    trainer: Trainer, objective: Objective, inputs: Inputs, labels: Tensor
+) -> Float[Tensor, "runs batch"]:
+    """What an attack climbs, for each example of each run."""
+
+    def values(model: Callable[..., Tensor], inputs: Inputs, labels: Tensor) -> Tensor:
+        outputs = model(*inputs)
+        if objective == "ce":
+            return F.cross_entropy(outputs, labels, reduction="none")
+        right = outputs.gather(1, labels.unsqueeze(1)).squeeze(1)
+        others = outputs.masked_fill(F.one_hot(labels, outputs.shape[1]).bool(), float("-inf"))
+        return others.max(dim=1).values - right
+
+    found: Tensor = trainer.runs.map(values, inputs, labels)
+    return found
+
+
+def gradient(trainer: Trainer, objective: Objective, inputs: Inputs, labels: Tensor) -> Tensor:
+    """Gradient of the objective by the first input, (runs, batch, ...)."""
+    x = inputs[0].detach().clone().requires_grad_()
+    values = objective_values(trainer, objective, (x, *inputs[1:]), labels)
+    return torch.autograd.grad(values.sum(), x)[0]
+
+
+def expand(values: Float[Tensor, "runs batch"], like: Tensor) -> Tensor:
+    """Values with trailing axes, to multiply examples of any shape."""
+    return values.reshape(*values.shape, *[1] * (like.ndim - 2))

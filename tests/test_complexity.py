@@ -1,0 +1,132 @@
+"""Local complexity against its closed form, and as a probe over runs."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from omnigrok import OmnigrokError, get_task
+from omnigrok.complexity import ComplexityProbe, activations, frame, local_complexity
+from omnigrok.runs import scaled_model
+from omnigrok.spec import generator
+from omnigrok.sweep import task_data
+from omnigrok.trainer import Trainer
+
+
+def mlp(*widths, seed=0, activation=nn.ReLU):
+    layers = []
+    draw = generator(seed, "mlp")
+    for i, (n, m) in enumerate(itertools.pairwise(widths)):
+        layer = nn.utils.skip_init(nn.Linear, n, m)
+        with torch.no_grad():
+            layer.weight.uniform_(-(n**-0.5), n**-0.5, generator=draw)
+            layer.bias.uniform_(-(n**-0.5), n**-0.5, generator=draw)
+        layers += [layer] + ([activation()] if i < len(widths) - 2 else [])
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("directions", [1, 5, 25])
+@pytest.mark.parametrize("radius", [0.005, 0.5, 5.0])
+def test_the_first_layer_is_the_closed_form(directions, radius):
+    model = mlp(30, 40, 20, 3, seed=directions).double()
+    points = torch.rand(50, 30, generator=generator(1), dtype=torch.float64)
+    found = local_complexity(model, points, radius, directions)
+    v = frame((30,), directions, 1.0)[:directions]
+    reach = radius * (model[0].weight @ v.T).abs().max(dim=1).values
+    expected = (model[0](points).abs() < reach).sum(dim=1)
+    assert torch.equal(found.crossings[:, 0], expected)
+    assert found.units.tolist() == [40, 20]
+    assert torch.equal(found.total, found.crossings.sum(dim=1))
+
+
+def test_the_frame_is_orthonormal_and_its_own():
+    v = frame((4, 5), 7, 2.0, seed=3)
+    assert v.shape == (14, 4, 5)
+    torch.testing.assert_close(v[:7].flatten(1) @ v[:7].flatten(1).T, 4 * torch.eye(7, dtype=torch.float64))
+    assert torch.equal(v[7:], -v[:7])
+    assert not torch.equal(frame((4, 5), 7, 2.0, seed=4), v)
+
+
+def test_memory_hooks_and_mode_are_as_before():
+    model = mlp(10, 16, 8, 2).double()
+    model.train()
+    points = torch.rand(23, 10, generator=generator(2), dtype=torch.float64)
+    whole, parts = (local_complexity(model, points, 0.7, 5, memory=m) for m in (2**28, 1_000))
+    assert torch.equal(whole.crossings, parts.crossings)
+    assert torch.equal(whole.dead, parts.dead)
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == 0
+    assert model.training
+
+
+def test_scaling_a_unit_and_undoing_it_in_the_next_layer_changes_nothing():
+    model = mlp(10, 16, 8, 2).double()
+    points = torch.rand(20, 10, generator=generator(3), dtype=torch.float64)
+    before = local_complexity(model, points, 0.7, 5)
+    with torch.no_grad():
+        model[0].weight[4] *= 7.0
+        model[0].bias[4] *= 7.0
+        model[2].weight[:, 4] /= 7.0
+    assert torch.equal(local_complexity(model, points, 0.7, 5).crossings, before.crossings)
+
+
+def test_dead_and_always_on_units_are_counted():
+    model = mlp(6, 5, 2).double()
+    with torch.no_grad():
+        model[0].bias[:2] = -100.0
+        model[0].bias[2:3] = 100.0
+    found = local_complexity(model, torch.rand(9, 6, generator=generator(4), dtype=torch.float64), 0.1, 3)
+    assert (found.dead.tolist()[0], found.always_on.tolist()[0]) >= (2, 1)
+
+
+@pytest.mark.parametrize(("radius", "expected"), [(0.05, 3.3), (0.5, 32), (5.0, 284)])
+def test_the_values_at_init_of_an_mnist_network(radius, expected):
+    """784-200-200-200-10 at the default init, uniform inputs, P = 25, logits counted: a separate numpy computation."""
+    found = []
+    for seed in range(3):
+        model = mlp(784, 200, 200, 200, 10, seed=seed)
+        points = torch.rand(300, 784, generator=generator(seed, "points"))
+        layers = [*activations(model), nn.Identity()]
+        whole = nn.Sequential(*model, layers[-1])
+        found.append(local_complexity(whole, points, radius, layers=layers).total.float().mean().item())
+    assert sum(found) / 3 == pytest.approx(expected, rel=0.15)
+
+
+def test_a_convolution_counts_every_channel_and_place():
+    with torch.random.fork_rng():
+        conv = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 16, 2)).double()
+    found = local_complexity(conv, torch.rand(4, 1, 6, 6, generator=generator(5), dtype=torch.float64), 0.5, 10)
+    assert found.units.tolist() == [48]
+
+
+def test_what_cannot_be_measured_is_named():
+    with pytest.raises(OmnigrokError, match="no activation module"):
+        local_complexity(nn.Sequential(), torch.zeros(1, 3), 0.1, 2)
+    with pytest.raises(OmnigrokError, match="directions must be 1 to 3"):
+        frame((3,), 4, 0.1)
+    with pytest.raises(OmnigrokError, match="radius must be above 0"):
+        frame((3,), 2, 0.0)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_the_probe_measures_every_run_as_the_function_does(mnist_data, runs):
+    task = get_task("mnist")
+    probe = ComplexityProbe(radius=0.5, directions=5, points=12)
+    spec = task.spec.replace(dtype="float64", steps=0, n_train=20, batch_size=10, probes=(probe,))
+    trainer = Trainer(task, [spec.replace(seed=s, alpha=1.0 + s) for s in range(runs)], mnist_data)
+    found = probe(trainer)
+    for row, each in enumerate(trainer.specs):
+        model = scaled_model(task, each)
+        expected = local_complexity(model, mnist_data.train_inputs[0][:12], 0.5, 5)
+        assert found["lc_train"][row].item() == pytest.approx(expected.total.double().mean().item())
+        share = expected.dead.sum() / expected.units.sum()
+        assert found["lc_train_dead"][row].item() == pytest.approx(share.item())
+    assert set(found) == {"lc_train", "lc_test", "lc_random", "lc_train_dead", "lc_train_always_on"}
+
+
+def test_the_probe_logs_within_a_run():
+    task = get_task("teacher_student")
+    spec = task.spec.replace(steps=10, n_train=20)
+    data = task_data(spec, "cpu")
+    with pytest.raises(OmnigrokError, match="no activation module"):  # it has tanh, which is not counted
+        ComplexityProbe(directions=3)(Trainer(task, [spec], data))

@@ -1,0 +1,125 @@
+"""Attacks stay in their ball, are the same alone and together, and do not take a masked gradient for robustness."""
+
+import pytest
+import torch
+
+from omnigrok import get_task
+from omnigrok.errors import SpecError
+from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe, class_labels, gradient, objective_values
+from omnigrok.trainer import Trainer
+
+
+@pytest.fixture
+def trainer(mnist_data):
+    """Two small MNIST runs after a few steps."""
+    return trained(mnist_data, runs=2)
+
+
+def trained(data, runs, **changes):
+    task = get_task("mnist")
+    base = task.spec.replace(dtype="float64", steps=60, n_train=100, batch_size=50, alpha=1.0, **changes)
+    trainer = Trainer(task, [base.replace(seed=s) for s in range(runs)], data)
+    while trainer.step < 60:
+        trainer.update()
+    return trainer
+
+
+def batch(trainer, n=40):
+    data, runs = trainer.data, len(trainer.specs)
+    x, y = data.test_inputs[0][:n], data.test_targets[:n]
+    return (x.expand(runs, *x.shape),), y.expand(runs, *y.shape)
+
+
+def accuracy(trainer, inputs, targets):
+    return (objective_values(trainer, "margin", inputs, class_labels(targets)) < 0).double().mean(dim=1)
+
+
+@pytest.mark.parametrize("objective", ["ce", "margin"])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.5)])
+def test_an_attack_stays_in_its_ball_and_in_range_and_climbs(trainer, norm, eps, objective):
+    inputs, targets = batch(trainer)
+    attacked = PGD(eps, norm=norm, objective=objective).attack(trainer, inputs, targets, "test")
+    change = attacked[0] - inputs[0]
+    size = change.abs().amax(dim=2) if norm == "linf" else change.norm(dim=2)
+    assert size.max().item() <= eps * (1 + 1e-12)
+    assert attacked[0].min() >= 0
+    assert attacked[0].max() <= 1
+    labels = class_labels(targets)
+    before, after = (objective_values(trainer, objective, x, labels) for x in (inputs, attacked))
+    assert (after.mean(dim=1) > before.mean(dim=1)).all()
+    assert (accuracy(trainer, attacked, targets) <= accuracy(trainer, inputs, targets) + 0.05).all()
+
+
+def test_no_radius_changes_nothing_and_a_larger_one_is_stronger(trainer):
+    inputs, targets = batch(trainer, 100)
+    assert torch.equal(PGD(0.0).attack(trainer, inputs, targets, "t")[0], inputs[0])
+    found = [accuracy(trainer, PGD(e).attack(trainer, inputs, targets, "t"), targets).mean() for e in (0.02, 0.1, 0.3)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1] + 0.2
+
+
+def test_restarts_keep_each_examples_worst(trainer):
+    inputs, targets = batch(trainer)
+    labels = class_labels(targets)
+    one, four = (
+        objective_values(trainer, "ce", PGD(0.1, restarts=n).attack(trainer, inputs, targets, "t"), labels)
+        for n in (1, 4)
+    )
+    assert (four >= one - 1e-12).all()
+    assert (four > one).any()
+
+
+def test_the_gradient_is_autograds(trainer):
+    inputs, targets = batch(trainer, 5)
+    labels = class_labels(targets)
+    found = gradient(trainer, "ce", inputs, labels)
+    step = 1e-6 * torch.sign(found)
+    up, down = (objective_values(trainer, "ce", (inputs[0] + s,), labels) for s in (step, -step))
+    torch.testing.assert_close((up - down) / 2e-6, found.abs().sum(dim=2), rtol=1e-4, atol=1e-7)
+
+
+def test_adversarial_training_is_the_same_alone_and_in_a_batch(mnist_data):
+    attack = PGD(0.1, steps=2)
+    together, alone = (trained(mnist_data, runs, perturbation=attack) for runs in (2, 1))
+    for name, parameter in alone.runs.params.items():
+        torch.testing.assert_close(together.runs.params[name][0], parameter[0], rtol=0, atol=1e-9)
+
+
+def test_noise_has_its_size_and_is_fresh_each_step(trainer):
+    inputs, targets = batch(trainer)
+    noise = GaussianNoise(0.3)
+    first = noise(trainer, inputs, targets)[0] - inputs[0]
+    assert first.std().item() == pytest.approx(0.3, rel=0.02)
+    assert torch.equal(noise(trainer, inputs, targets)[0] - inputs[0], first)
+    trainer.step += 1
+    assert not torch.equal(noise(trainer, inputs, targets)[0] - inputs[0], first)
+
+
+def test_a_masked_gradient_is_flagged(trainer):
+    probe = RobustnessProbe(eps=(0.2,), examples=100)
+    honest = probe(trainer)
+    with torch.no_grad():
+        for name, parameter in trainer.runs.params.items():
+            if name.startswith("4."):  # the last layer: logits so large that the softmax saturates
+                parameter.mul_(1e6)
+    masked = probe(trainer)
+    assert honest["zero_gradient"].max() == 0
+    assert masked["zero_gradient"].min() > 0.5
+    assert (masked["robust_0.2"] > honest["robust_0.2"] + 0.1).all()  # it only looks robust
+    torch.testing.assert_close(masked["margin_0.2"], honest["margin_0.2"], rtol=0, atol=0.03)
+
+
+def test_only_classes_can_be_attacked():
+    with pytest.raises(SpecError, match="classes or one-hot"):
+        class_labels(torch.zeros(2, 5))
+    assert class_labels(torch.tensor([[1, 2]])).tolist() == [[1, 2]]
+    with pytest.raises(SpecError, match="eps >= 0"):
+        PGD(-0.1)
+    with pytest.raises(SpecError, match="linf or l2"):
+        PGD(0.1, norm="l1")
+
+
+def test_the_attack_is_part_of_a_runs_identity():
+    spec = get_task("mnist").spec
+    hashes = {s.hash("data") for s in (spec, spec.replace(perturbation=PGD(0.1)), spec.replace(perturbation=PGD(0.2)))}
+    assert len(hashes) == 3
