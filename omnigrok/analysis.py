@@ -73,6 +73,12 @@ def median_time(times: ArrayLike, censored: ArrayLike) -> float:
     return float(reached[0]) if len(reached) else np.inf
 
 
+def medians_by(times: pd.DataFrame, column: str, name: Literal["mem", "gen"]) -> pd.Series:
+    """Kaplan-Meier medians of t_mem or t_gen (of a table of `grokking_times`) by the values of a column."""
+    groups = times.groupby(column)
+    return pd.Series({key: median_time(group[f"t_{name}"], group[f"{name}_censored"]) for key, group in groups})
+
+
 def reduced(curves: pd.DataFrame) -> pd.DataFrame:
     """Landscape of reduced losses: what each run on its norm sphere ends with.
 

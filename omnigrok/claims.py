@@ -68,7 +68,7 @@ class Claim:
     statement: str
     source: str
     expect: Between
-    measure: Callable[[Tables], pd.Series]
+    measure: Callable[[Tables], Any]  # a Series; pandas types a row of a table as more than that
 
     def test(self, tables: Tables) -> dict[str, Any]:
         """The claim with its measurement and verdict, ready for the sidecar."""

@@ -136,10 +136,10 @@ class ComplexityProbe:
         def count(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
             found = signs(model, layers, inputs[0], offsets)
             return {
-                "total": sum(changes(p, n) for p, n in found),
+                "total": torch.stack([changes(p, n) for p, n in found]).sum(dim=0),
                 "positive": torch.cat([p.any(dim=1).flatten(1) for p, _ in found], dim=1),
                 "negative": torch.cat([n.any(dim=1).flatten(1) for _, n in found], dim=1),
-            }  # type: ignore[dict-item]
+            }
 
         chunk = max(1, MEMORY // (offsets.numel() * offsets.element_size() * len(trainer.specs)))
         module.eval()
@@ -173,7 +173,7 @@ def activations(model: nn.Module) -> list[nn.Module]:
     Raises:
         OmnigrokError: there is none.
     """
-    found = [module for module in model.modules() if isinstance(module, ACTIVATIONS)]
+    found: list[nn.Module] = [module for module in model.modules() if isinstance(module, ACTIVATIONS)]
     if not found:
         names = ", ".join(kind.__name__ for kind in ACTIVATIONS)
         raise OmnigrokError(f"the model has no activation module ({names}); name the layers whose input is one")

@@ -181,9 +181,13 @@ class Reproduction:
         out = out or Path("figures") / ("" if preset == "default" else preset)
         make_folder(out)
         store = Store(results)
-        options = Options(preset=preset, seeds=seeds or self.seeds[preset], reading=reading)
-        if n_train is not None:
-            options = dataclasses.replace(options, **{"sizes" if self.compares_sizes else "n_train": n_train})
+        options = Options(
+            preset=preset,
+            seeds=seeds or self.seeds[preset],
+            n_train=n_train if isinstance(n_train, int) else None,
+            sizes=n_train if isinstance(n_train, tuple) else (),
+            reading=reading,
+        )
         options = self._with_available(options, tasks)
         specs = self.sweep(options)
         workers = workers or (cores() if device == "cpu" else 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
-from omnigrok.analysis import bootstrap_interval, critical_alpha, median_time, pick
+from omnigrok.analysis import bootstrap_interval, critical_alpha, medians_by, pick
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
@@ -141,9 +141,10 @@ def map_panel(
     for name, (at_x, at_y) in (points or {}).items():
         ax.plot(at_x, at_y, "o", color="white", mec="black", ms=11)
         ax.annotate(name, (at_x, at_y), ha="center", va="center", fontsize=7, fontweight="bold", color="black")
-    for centres, borders, scale, limit in zip((x, y), edges, scales, (ax.set_xlim, ax.set_ylim), strict=True):
-        shown = borders if scale is np.log else centres  # a linear axis may not leave its domain: no negative norm
-        limit(shown[0], shown[-1])
+    # A linear axis ends at its first and last value, so that no negative norm is shown.
+    shown = [borders if scale is np.log else v for v, borders, scale in zip((x, y), edges, scales, strict=True)]
+    ax.set_xlim(shown[0][0], shown[0][-1])
+    ax.set_ylim(shown[1][0], shown[1][-1])
     ax.grid(False)
     ax.figure.colorbar(mesh, ax=ax, label=label)
 
@@ -153,14 +154,16 @@ def times_panel(ax: Axes, times: pd.DataFrame, x: str) -> None:
 
     `times` as `analysis.grokking_times` gives it. A censored run is an arrow at its last step.
     """
-    for name, split, label in (("mem", "train", "memorised"), ("gen", "test", "generalised")):
+    columns: tuple[tuple[Literal["mem", "gen"], str, str], ...] = (
+        ("mem", "train", "memorised"),
+        ("gen", "test", "generalised"),
+    )
+    for name, split, label in columns:
         censored = times[f"{name}_censored"]
         colour = COLOURS[split]
         ax.plot(times.loc[~censored, x], times.loc[~censored, f"t_{name}"], "o", ms=4, color=colour, alpha=0.5)
         ax.plot(times.loc[censored, x], times.loc[censored, f"t_{name}"], "^", ms=7, mfc="none", color=colour)
-        medians = times.groupby(x).apply(
-            lambda g, name=name: median_time(g[f"t_{name}"], g[f"{name}_censored"]), include_groups=False
-        )
+        medians = medians_by(times, x, name)
         ax.plot(medians.index, medians.where(np.isfinite(medians)), color=colour, label=label)
     if times[["mem_censored", "gen_censored"]].to_numpy().any():
         ax.plot([], [], "^", ms=7, mfc="none", color=COLOURS["paper"], label="not until then")

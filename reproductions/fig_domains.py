@@ -10,6 +10,8 @@ Nothing is trained for this figure but what the other figures train.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -64,8 +66,8 @@ def relative_losses(tables: Tables, task: str) -> pd.DataFrame:
     critical = critical_alpha(tables[""], task)
     grid = np.linspace(-1, 2, 301)
     columns = {}
-    for seed, column in losses.items():
-        at, y = np.log10(column.index / critical[seed]), np.log10(column / column.min())
+    for (seed, column), norm in zip(losses.items(), critical, strict=True):
+        at, y = np.log10(column.index / norm), np.log10(column / column.min())
         columns[seed] = np.interp(grid, at, y, left=np.nan, right=np.nan)
     return pd.DataFrame(columns, index=grid)
 
@@ -110,7 +112,7 @@ def draw(tables: Tables, options: Options) -> Figure:
     return figure
 
 
-def most(tables: Tables, measure: object) -> pd.Series:
+def most(tables: Tables, measure: Callable[[Tables, str], pd.Series]) -> pd.Series:
     """Modular addition's value over the largest of the other domains' medians, seed by seed."""
     others = [measure(tables, task) for task in COLOURS if task not in ("modular", "teacher_student")]
     return measure(tables, "modular") / max(values.median() for values in others)

@@ -70,7 +70,10 @@ def draw(tables: Tables, options: Options) -> Figure:
     whole = "" in tables
     below = ["large", "large", "large", "usual", "usual", "usual"]
     mosaic = [["train", "train", "test", "test", "slice", "slice"], below] if whole else [below]
-    figure, axes = plt.subplot_mosaic(mosaic, figsize=(3.3 * WIDTH, (2.2 if whole else 1.2) * HEIGHT))
+    figure, axes = plt.subplot_mosaic(
+        mosaic,  # type: ignore[arg-type]
+        figsize=(3.3 * WIDTH, (2.2 if whole else 1.2) * HEIGHT),
+    )
     if whole:
         levels = {"train": LEVELS, "test": LEVELS}
         landscapes.draw_maps([axes["train"], axes["test"]], tables[""], "error", "error", levels, options)

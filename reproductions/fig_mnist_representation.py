@@ -101,7 +101,7 @@ def along_path(tables: Tables, statistic: str) -> pd.DataFrame:
 def barrier(tables: Tables, statistic: str) -> pd.Series:
     """Highest test loss between B (messiness 1) and C (0), over that at B."""
     path = along_path(tables, statistic)
-    return path.max() / path.loc[1.0]
+    return path.max() / path.T[1.0]
 
 
 SOURCE = "Liu 2023 Fig. 7"

@@ -72,7 +72,10 @@ def tables(runs: pd.DataFrame, options: Options) -> Tables:
 def draw(tables: Tables, options: Options) -> Figure:
     whole = "" in tables
     mosaic = [["train", "test"], ["small", "most"], ["large", "usual"]] if whole else [["large", "usual"]]
-    figure, axes = plt.subplot_mosaic(mosaic, figsize=(2.5 * WIDTH, (3.2 if whole else 1.2) * HEIGHT))
+    figure, axes = plt.subplot_mosaic(
+        mosaic,  # type: ignore[arg-type]
+        figsize=(2.5 * WIDTH, (3.2 if whole else 1.2) * HEIGHT),
+    )
     published = options.n_train is None and options.reading == "published"
     if whole:
         landscapes.draw_maps([axes["train"], axes["test"]], tables[""], "loss", "MSE (Bohr$^6$)", LEVELS, options)

@@ -93,7 +93,7 @@ def contour(losses: pd.DataFrame) -> pd.Series:
         return float(x[i] + (y[i] - np.log(CONTOUR)) / (y[i] - y[i + 1]) * (x[i + 1] - x[i]))
 
     train = losses[losses["split"] == "train"]
-    return train.groupby("messiness").apply(crossing, include_groups=False).dropna()
+    return pd.Series({m: crossing(part) for m, part in train.groupby("messiness")}).dropna()
 
 
 def angles(table: pd.DataFrame) -> pd.DataFrame:
@@ -104,8 +104,8 @@ def angles(table: pd.DataFrame) -> pd.DataFrame:
         lean = np.polyfit(line.index, line, 1)[0] if len(line) > 1 else np.nan  # norm a unit of messiness
         return float(np.degrees(np.arctan2(1, lean)))
 
-    found = table.groupby(["n_train", "seed"]).apply(angle, include_groups=False)
-    return found.unstack()
+    sizes = table.groupby("n_train")
+    return pd.DataFrame({n: {s: angle(part) for s, part in t.groupby("seed")} for n, t in sizes}).T
 
 
 def draw(tables: Tables, options: Options) -> Figure:
@@ -126,7 +126,7 @@ def draw(tables: Tables, options: Options) -> Figure:
     axes[1, 0].set(xlabel="weight norm $|w|$", ylabel="messiness m")
     axes[1, 0].set_title(f"contour of train loss {CONTOUR}", fontsize=10)
     axes[1, 0].legend()
-    times = PATH_L + PATH_H * np.tan(np.radians(theta))
+    times = theta.map(lambda degrees: PATH_L + PATH_H * np.tan(np.radians(degrees)))
     axes[1, 1].plot(times.index, times, "o", color=COLOURS["norm"], alpha=0.5)
     axes[1, 1].plot(times.index, times.median(axis=1), color=COLOURS["norm"], label="$L + h\\,\\tan\\theta$")
     axes[1, 1].set(xlabel="training pairs", ylabel="predicted time x rate of decay (norm)", yscale="log")

@@ -56,7 +56,10 @@ def tables(runs: pd.DataFrame, options: Options) -> Tables:
 
 def draw(tables: Tables, options: Options) -> Figure:
     mosaic = [["lu", "accuracy", "loss"], ["lu", "small accuracy", "small loss"]]
-    figure, axes = plt.subplot_mosaic(mosaic, figsize=(3.6 * WIDTH, 2.1 * HEIGHT))
+    figure, axes = plt.subplot_mosaic(
+        mosaic,  # type: ignore[arg-type]
+        figsize=(3.6 * WIDTH, 2.1 * HEIGHT),
+    )
     published = options.n_train is None
     paper = paper_panel("fig2", "landscape") if published else {}
     lu_panel(axes["lu"], tables[""], landscape(options)[0], "loss", paper)
@@ -85,7 +88,7 @@ def decay_rate(tables: Tables) -> pd.Series:
     spec = get_task("teacher_student").spec
     chosen = tables["_curves"].query("alpha == @LARGE")
     first, last = (value_at(chosen, "parameters", "weight_norm", step) for step in DECAYING)
-    rate: pd.Series = np.log(first / last) / (DECAYING[1] - DECAYING[0])
+    rate = (first / last).map(np.log) / (DECAYING[1] - DECAYING[0])
     return rate / (spec.lr * spec.weight_decay)
 
 

@@ -12,6 +12,8 @@ time, and the law saturates. Runs that do not get there are drawn as arrows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from omnigrok.analysis import (
     bootstrap_interval,
     critical_alpha,
     grokking_times,
-    median_time,
+    medians_by,
     pick,
     reduced,
     time_law,
@@ -87,10 +89,7 @@ def of_task(tables: Tables, task: str) -> pd.DataFrame:
 
 def medians(times: pd.DataFrame) -> pd.Series:
     """Kaplan-Meier medians of t_gen by weight decay, without the control; inf where fewer than half are known."""
-    decaying = times[times["weight_decay"] > 0]
-    return decaying.groupby("weight_decay").apply(
-        lambda g: median_time(g["t_gen"], g["gen_censored"]), include_groups=False
-    )
+    return medians_by(times[times["weight_decay"] > 0], "weight_decay", "gen")
 
 
 def fit(times: pd.DataFrame) -> TimeLaw:
@@ -99,7 +98,7 @@ def fit(times: pd.DataFrame) -> TimeLaw:
 
 
 def by_seed(times: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    return {int(seed): part for seed, part in times.groupby("seed")}
+    return {int(str(seed)): part for seed, part in times.groupby("seed")}
 
 
 def worst_error(times: pd.DataFrame) -> float:
@@ -173,7 +172,7 @@ def draw_task(ax: Axes, times: pd.DataFrame, task: str) -> None:
     )
 
 
-def each_seed(measure: object, task: str = "teacher_student") -> object:
+def each_seed(measure: Callable[[pd.DataFrame], float], task: str = "teacher_student") -> Callable[[Tables], pd.Series]:
     return lambda t: pd.Series({seed: measure(part) for seed, part in by_seed(of_task(t, task)).items()})
 
 

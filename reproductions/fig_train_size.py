@@ -11,6 +11,7 @@ Your own sizes:  python -m reproductions.fig_train_size --tasks mnist --n-train 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import grokking_times, median_time, pick, reduced
+from omnigrok.analysis import grokking_times, medians_by, pick, reduced
 from omnigrok.claims import Between, Claim, Tables, at_least
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import times_panel
@@ -162,9 +163,7 @@ def delay_ratio(tables: Tables, task: str) -> pd.Series:
     """Steps to generalise at the smallest size over those at the largest; inf where the smallest is censored."""
     times = of_task(tables["_times"], task)
     ends = times[times["n_train"] == times["n_train"].min()], times[times["n_train"] == times["n_train"].max()]
-    few, many = (
-        end.set_index("seed").apply(lambda r: median_time([r.t_gen], [r.gen_censored]), axis=1) for end in ends
-    )
+    few, many = (medians_by(end, "seed", "gen") for end in ends)
     return few / many
 
 
@@ -176,7 +175,7 @@ def claims(options: Options) -> list[Claim]:
     return [
         Claim(
             f"{task}-delay", f"{name}: steps to generalise with the fewest examples over those with the most", SOURCE,
-            at_least(1), lambda t, task=task: delay_ratio(t, task),
+            at_least(1), partial(delay_ratio, task=task),
         )
         for task, name in (("teacher_student", "Teacher-student"), ("mnist", "MNIST"), ("qm9", "QM9"))
     ] + [

@@ -46,5 +46,5 @@ class MNISTTemplates(MNIST):
             mixed(data.test_inputs[0], data.test_targets), data.test_targets, data.source,
         )  # fmt: skip
 
-    def landscape(self, preset: str) -> None:
+    def landscape(self, preset: str) -> None:  # type: ignore[override]
         return None  # a task of Fig. 7, not one of the L and the U

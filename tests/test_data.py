@@ -17,7 +17,8 @@ import pytest
 from omnigrok import DataUnavailableError, OmnigrokError
 from omnigrok.data import Dataset, File, FolderSource, HttpSource, NpmSource, PipSource, cache_root, load_arrays
 from omnigrok.errors import CorruptFileError
-from tasks.mnist import FILES, MNIST
+from tasks.mnist import MNIST
+from tasks.mnist_data import FILES, from_npm, from_wheel
 
 CONTENT = {"a.bin": b"first file" * 100, "b.bin": b"second" * 50}
 
@@ -177,7 +178,7 @@ def test_mnist_from_a_wheel_becomes_the_idx_files(tmp_path):
     parts = [((pixels[a:b] / 256).astype("float32"), labels[a:b]) for a, b in ((0, 3), (3, 5), (5, 7))]
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
         wheel.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(tuple(parts), protocol=4)))
-    MNIST._from_wheel(tmp_path / "x.whl", tmp_path)
+    from_wheel(tmp_path / "x.whl", tmp_path)
     train = (tmp_path / "train-images-idx3-ubyte").read_bytes()
     assert train[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 28, 0, 0, 0, 28])
     assert train[16:] == pixels[:5].astype("uint8").tobytes()
@@ -191,7 +192,7 @@ def test_mnist_from_npm_reads_the_named_members_only(tmp_path):
             member.size = 0
             package.addfile(member)
     (tmp_path / "into").mkdir()
-    MNIST._from_npm(tmp_path / "x.tgz", tmp_path / "into")
+    from_npm(tmp_path / "x.tgz", tmp_path / "into")
     assert sorted(p.name for p in (tmp_path / "into").iterdir()) == sorted(f.name for f in FILES)
 
 
