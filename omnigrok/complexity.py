@@ -113,12 +113,13 @@ class ComplexityProbe:
     def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]:
         data, result = trainer.data, {}
         train, test = data.train_inputs[0], data.test_inputs[0]
-        n = min(spec.n_train for spec in trainer.specs)
+        if any(spec.n_train < self.points for spec in trainer.specs):
+            raise OmnigrokError(f"a complexity probe of {self.points} points needs as many training examples")
         uniform = torch.rand(self.points, *train.shape[1:], generator=generator(self.seed, "random points"))
         uniform = uniform.to(train) * (train.max() - train.min()) + train.min()
         offsets = frame(train.shape[1:], self.directions, self.radius, self.seed).to(train)
         for name, points in (
-            ("train", train[: min(n, self.points)]),
+            ("train", train[: self.points]),
             ("test", test[: self.points]),
             ("random", uniform),
         ):

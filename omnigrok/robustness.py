@@ -146,8 +146,9 @@ class RobustnessProbe:
             result[f"margin_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps, objective="margin"), *test)
         result["zero_gradient"] = self._zero_gradients(trainer, *test)
         if self.train:
-            n = min(self.examples, *(spec.n_train for spec in trainer.specs))
-            train = tuple(x[:n] for x in data.train_inputs), data.train_targets[:n]
+            if any(spec.n_train < self.examples for spec in trainer.specs):
+                raise SpecError(f"a robustness probe of {self.examples} examples needs as many training examples")
+            train = tuple(x[: self.examples] for x in data.train_inputs), data.train_targets[: self.examples]
             for eps in self.eps:
                 result[f"robust_train_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps), *train)
         trainer.runs.module.train()

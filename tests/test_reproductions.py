@@ -43,6 +43,14 @@ def invented(specs):
         if spec.task == "modular_toy":  # fitted from a norm on that grows with the messiness, the more the more pairs
             needed = 0.2 + 0.5 * spec.option("messiness") * spec.n_train / 54
             series["train", "loss"] = 0.02 * np.exp(-40 * (spec.alpha - needed)) + 0 * steps
+        if spec.probes:  # falls, climbs to a peak at step 1,000, falls again; then robustness rises
+            climb = np.exp(-(np.log10((steps + 1) / 1_000) ** 2))
+            series |= {("probe", f"lc_{name}"): 2 + 30 * climb for name in ("train", "test", "random")}
+            series |= {
+                ("probe", name): 0.1 * reached for name in ("lc_train_dead", "lc_train_always_on", "zero_gradient")
+            }
+            late = np.clip(0.7 * steps / (steps + 20_000), 0, 1)
+            series |= {("probe", f"{kind}_{eps:g}"): late for kind in ("robust", "margin") for eps in (0.06, 0.1, 0.2)}
         for (split, metric), values in series.items():
             parts.append(
                 pd.DataFrame({"step": steps, "split": split, "metric": metric, "value": values}).assign(

@@ -1,0 +1,125 @@
+"""Delayed robustness: MNIST accuracy under attack rises long after clean accuracy (Humayun et al. 2024, Fig. 1 and 2).
+
+An ordinary initialisation: clean test accuracy is there after a hundred steps. Accuracy under PGD falls back early and
+rises again tens of thousands of steps later, while the local complexity around the data, which first falls and climbs
+to a peak near interpolation, descends a second time. Dotted: accuracy under an attack on the margin, which a vanishing
+gradient cannot fool. Radii are in pixels of [0, 1]. CIFAR-10 needs a GPU and is not part of this figure yet.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from omnigrok.analysis import CURVE_FIELDS
+from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.figure import Options, Reproduction
+from omnigrok.spec import RunSpec
+from omnigrok.style import HEIGHT, WIDTH
+from reproductions.robust_runs import (
+    HUMAYUN,
+    MAIN,
+    by_seed,
+    complexity_probe,
+    curve,
+    draw_accuracy,
+    draw_complexity,
+    first_at,
+    mnist,
+    peak,
+    plot,
+    robustness_probe,
+)
+
+STEPS = {"quick": 40, "default": 60_000, "paper": 1_000_000}
+EARLY, LATE = 50, 9_000  # steps after which the second ascent is looked for, and the rise
+
+
+def sweep(options: Options) -> list[RunSpec]:
+    quick = options.preset == "quick"
+    base = mnist(quick).replace(steps=STEPS[options.preset], probes=(complexity_probe(quick), robustness_probe(quick)))
+    base = base.replace(n_train=options.n_train or base.n_train)
+    return [base.replace(seed=seed) for seed in range(options.seeds)]
+
+
+def tables(runs: pd.DataFrame, options: Options) -> Tables:
+    return {"": runs[CURVE_FIELDS]}
+
+
+def draw(tables: Tables, options: Options) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(3.6 * WIDTH, 1.3 * HEIGHT))
+    curves = tables[""]
+    draw_accuracy(axes[0], curves)
+    axes[0].set_title(f"MNIST, N = {curves['n_train'].iloc[0]}, 4 x 200 ReLU, $\\alpha$ = 1", fontsize=10)
+    draw_complexity(axes[1], curves)
+    plot(axes[2], curve(curves, "probe", "zero_gradient"), "#CC79A7", "test examples with zero gradient")
+    plot(axes[2], curve(curves, "probe", "lc_train_dead"), "#444444", "units dead on training points")
+    plot(axes[2], curve(curves, "probe", "lc_train_always_on"), "#E69F00", "units always on")
+    axes[2].set(xscale="log", xlabel="optimizer steps", ylabel="share", ylim=(-0.02, 1))
+    axes[2].set_title("what could feign robustness", fontsize=10)
+    axes[2].legend(fontsize=8)
+    return figure
+
+
+def lc(tables: Tables) -> pd.DataFrame:
+    return curve(tables[""], "probe", "lc_train")
+
+
+def robust(tables: Tables, name: str = "robust") -> pd.DataFrame:
+    return curve(tables[""], "probe", f"{name}_{MAIN:g}")
+
+
+def ascent(tables: Tables) -> pd.Series:
+    """Local complexity at its peak after the first descent, over its lowest value before the peak."""
+    values = lc(tables)
+    at = peak(values, EARLY)
+    return pd.Series({s: column[at[s]] / column[column.index <= at[s]].min() for s, column in by_seed(values)})
+
+
+def descent(tables: Tables) -> pd.Series:
+    """Local complexity at the end over that at its peak after the first descent."""
+    values = lc(tables)
+    return values.iloc[-1] / values[values.index >= EARLY].max()
+
+
+def rise(tables: Tables) -> pd.Series:
+    values = robust(tables)
+    return values.iloc[-1] - values.T[LATE]
+
+
+def order(tables: Tables) -> pd.Series:
+    """Step at which local complexity has halved from its peak, over the step of the half-rise of robust accuracy."""
+    values, accuracy = lc(tables), robust(tables)
+    late = accuracy[accuracy.index >= EARLY]
+    half = (late.min() + late.iloc[-1]) / 2
+    halved = first_at(values, values[values.index >= EARLY].max() / 2, after=peak(values, EARLY), below=True)
+    return halved / first_at(accuracy, half, after=late.idxmin())
+
+
+SOURCE = "Humayun 2024 section 3"
+CLAIMS = [
+    Claim("ascent", "Local complexity climbs again: its peak after step 50 over the lowest value before", SOURCE,
+          at_least(1.1), ascent),
+    Claim("second-descent", "Local complexity at the end over that peak", SOURCE, at_most(0.5), descent),
+    Claim("rise", "Rise of the accuracy under PGD 0.1 after step 9,000", SOURCE, at_least(0.1), rise),
+    Claim("order", "Step at which local complexity has halved over the step of the robust half-rise", SOURCE,
+          at_most(1), order),
+    Claim("no-masking", "Accuracy under the cross-entropy attack less that under the margin attack, at the end", SOURCE,
+          at_most(0.05), lambda t: (robust(t) - robust(t, "margin")).iloc[-1]),
+]  # fmt: skip
+
+FIGURE = Reproduction(
+    name="fig_delayed_robustness",
+    paper=f"{HUMAYUN}, Fig. 1 and 2",
+    doc=__doc__,
+    tasks=lambda: ["mnist"],
+    seeds={"quick": 2, "default": 3, "paper": 3},
+    sweep=sweep,
+    tables=tables,
+    draw=draw,
+    claims=CLAIMS,
+)
+
+if __name__ == "__main__":
+    FIGURE.main()

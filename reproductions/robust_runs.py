@@ -1,0 +1,92 @@
+"""The MNIST network of the robustness figures, and what they read off its curves (Humayun et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from omnigrok.complexity import ComplexityProbe
+from omnigrok.robustness import RobustnessProbe
+from omnigrok.spec import RunSpec
+from omnigrok.task import get_task
+
+HUMAYUN = "Humayun, Balestriero, Baraniuk: Deep Networks Always Grok and Here is Why (ICML 2024)"
+DEPTH, EXAMPLES = 4, 500
+EPS = (0.06, 0.1, 0.2)  # pixels in [0, 1]
+MAIN = 0.1  # the radius that the claims are about
+SHADES = {0.06: "#56B4E9", 0.1: "#0072B2", 0.2: "#004466"}
+LC_COLOURS = {"train": "#D55E00", "test": "#0072B2", "random": "#7F7F7F"}
+
+
+def mnist(quick: bool, **options: object) -> RunSpec:
+    """1,000 images, ReLU network 784-200-200-200-10, squared error, AdamW, lr 1e-3, weight decay 0.01, batch 200."""
+    return get_task("mnist").spec.replace(
+        alpha=1.0,
+        n_train=200 if quick else 1000,
+        evaluation_density=1,
+        options=tuple(sorted({"depth": DEPTH, **options}.items())),
+    )
+
+
+def complexity_probe(quick: bool) -> ComplexityProbe:
+    """Radius 0.5, 25 directions: 0.005, the paper's for images of CIFAR-10, crosses no unit of this network."""
+    return ComplexityProbe(radius=0.5, directions=5 if quick else 25, points=20 if quick else 200)
+
+
+def robustness_probe(quick: bool, eps: Sequence[float] = EPS) -> RobustnessProbe:
+    return RobustnessProbe(eps=tuple(eps), steps=3 if quick else 10, examples=50 if quick else EXAMPLES)
+
+
+def curve(curves: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
+    """A metric against steps: steps down, seeds across."""
+    chosen = curves.query("split == @split and metric == @metric")
+    return chosen.pivot_table(index="step", columns="seed", values="value")
+
+
+def plot(ax: Axes, values: pd.DataFrame, colour: str, label: str, style: str = "-") -> None:
+    """Median over seeds and their range, from step 1."""
+    values = values[values.index > 0]
+    ax.plot(values.index, values.median(axis=1), color=colour, label=label, ls=style)
+    ax.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2, lw=0)
+
+
+def draw_accuracy(ax: Axes, curves: pd.DataFrame, eps: Sequence[float] = EPS) -> None:
+    plot(ax, curve(curves, "train", "accuracy"), LC_COLOURS["train"], "train")
+    plot(ax, curve(curves, "test", "accuracy"), "#009E73", "test, clean")
+    for e in eps:
+        plot(ax, curve(curves, "probe", f"robust_{e:g}"), SHADES[e], f"test, PGD {e:g}")
+        plot(ax, curve(curves, "probe", f"margin_{e:g}"), SHADES[e], "", ":")
+    ax.plot([], [], color="#444444", ls=":", label="attack on the margin")
+    ax.set(xscale="log", xlabel="optimizer steps", ylabel="accuracy", ylim=(0, 1.03))
+    ax.legend(fontsize=8)
+
+
+def draw_complexity(ax: Axes, curves: pd.DataFrame) -> None:
+    for name, colour in LC_COLOURS.items():
+        plot(ax, curve(curves, "probe", f"lc_{name}"), colour, f"{name} points")
+    ax.set(xscale="log", xlabel="optimizer steps", ylabel="local complexity (units that change sign)")
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=8)
+
+
+def first_at(values: pd.DataFrame, level: pd.Series, *, after: pd.Series | int = 0, below: bool = False) -> pd.Series:
+    """First logged step, from `after` on, at which a seed's curve is at its level (or below it); inf: never."""
+    found = {}
+    for seed, whole in by_seed(values):
+        column = whole[whole.index >= (after if isinstance(after, int) else after[seed])]
+        reached = column <= level[seed] if below else column >= level[seed]
+        found[seed] = float(reached.idxmax()) if reached.any() else np.inf
+    return pd.Series(found)
+
+
+def by_seed(values: pd.DataFrame) -> list[tuple[int, pd.Series]]:
+    """The columns of a table of curves, by seed."""
+    return [(int(str(seed)), column) for seed, column in values.items()]
+
+
+def peak(values: pd.DataFrame, after: int) -> pd.Series:
+    """The step of the largest value after a step, seed by seed."""
+    return values[values.index >= after].idxmax().astype(int)
