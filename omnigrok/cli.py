@@ -1,4 +1,4 @@
-"""The ``omnigrok`` command: tasks, run, status, data, claims, bench."""
+"""The ``omnigrok`` command: tasks, run, status, data, claims, bench, complexity, partition."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from omnigrok import console
 from omnigrok.errors import CorruptFileError, OmnigrokError
+from omnigrok.model_cli import complexity, partition
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, available_tasks, get_task, run_hash
 
@@ -50,6 +51,10 @@ def cli() -> None:
     Figures have scripts of their own:  python -m reproductions.fig_lu --help
     One run, with live progress:        omnigrok run mnist --alpha 8 --n-train 1000
     """
+
+
+cli.add_command(complexity)
+cli.add_command(partition)
 
 
 @cli.command("tasks")
@@ -277,9 +282,15 @@ def claims(figures: Path, write: Path | None) -> None:
 
 @cli.command()
 @click.option("--tasks", type=console.CommaList(), help="Tasks, separated by commas. Default: all.")
-@click.option("--sizes", type=console.CommaList(), default="1,4,8,16,32,64", show_default=True, help="Runs together.")
+@click.option(
+    "--sizes",
+    type=console.CommaList(click.IntRange(1)),
+    default="1,4,8,16,32,64",
+    show_default=True,
+    help="Runs together, separated by commas.",
+)
 @console.device_option
-def bench(tasks: tuple[str, ...] | None, sizes: tuple[str, ...], device: str) -> None:
+def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], device: str) -> None:
     """Time the trainer against the published style of loop, the strongest plain loop and the matrix products alone.
 
     All ratios are measured in one run. Do it on an idle machine.
@@ -291,17 +302,11 @@ def bench(tasks: tuple[str, ...] | None, sizes: tuple[str, ...], device: str) ->
     from omnigrok.provenance import device_name
     from omnigrok.sweep import task_data
 
-    try:
-        runs = tuple(int(size) for size in sizes)
-    except ValueError:
-        raise OmnigrokError(f"--sizes takes whole numbers separated by commas, got {','.join(sizes)}") from None
-    if not runs or min(runs) < 1:
-        raise OmnigrokError("--sizes takes whole numbers of 1 or more")
     chosen = [get_task(name) for name in tasks or available_tasks()]
     tables = []
     for task in chosen:
         click.echo(f"timing {task.name} ...", err=True)
-        tables.append(measure(task, task.spec, task_data(task.spec, device), device, runs))
+        tables.append(measure(task, task.spec, task_data(task.spec, device), device, sizes))
     click.echo(markdown(pd.concat(tables)))
     hardware = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     click.echo(f"\n{hardware}; medians over n = {ROUNDS} rounds in which the loops take turns.")

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -36,6 +37,7 @@ class WorkerProgress:
 
 
 def _start_worker(threads: int, shared: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
     torch.set_num_threads(threads)
     WorkerProgress.shared = shared
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -61,7 +63,10 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, shared))
     try:
         yield pool, lambda: shared.value
-    except BaseException:
+    except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+            worker.join()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()

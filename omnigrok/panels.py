@@ -13,11 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from omnigrok.analysis import bootstrap_interval, critical_alpha, medians_by, pick
+from omnigrok.partition import Partition
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
@@ -202,3 +204,23 @@ def _crosses(ax: Axes, values: pd.DataFrame | None, colour: str) -> None:
     ax.plot(values["x"], values["y"], ls="", marker="x", ms=6, mew=1.4, color=COLOURS[colour], alpha=0.65)
     if "paper" not in [line.get_label() for line in ax.get_lines()]:
         ax.plot([], [], ls="", marker="x", ms=6, color=COLOURS["paper"], label="paper")
+
+
+def partition_figure(partition: Partition, anchors: np.ndarray, labels: Sequence[str] = ()) -> Figure:
+    """A partition's boundaries, decision boundary and the points that its plane goes through."""
+    figure, ax = plt.subplots(figsize=(1.3 * HEIGHT, 1.3 * HEIGHT))
+    partition_panel(ax, partition, anchors, labels)
+    return figure
+
+
+def partition_panel(ax: Axes, partition: Partition, anchors: np.ndarray, labels: Sequence[str] = ()) -> None:
+    """The panel of `partition_figure` on axes that are there already."""
+    ax.add_collection(LineCollection(list(partition.boundaries), colors="black", linewidths=0.35, rasterized=True))
+    ax.add_collection(LineCollection(list(partition.decision), colors=COLOURS["train"], linewidths=1.8))
+    ax.plot(*anchors.T, "o", color=COLOURS["test"], mec="white", ms=8)
+    for label, (x, y) in zip(labels, anchors, strict=False):
+        ax.annotate(label, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9, fontweight="bold")
+    width = partition.plane.half_width
+    ax.set(xlim=(-width, width), ylim=(-width, width), aspect="equal", xlabel="along u", ylabel="along v")
+    ax.set_title(f"{len(partition.regions):,} regions", fontsize=10)
+    ax.grid(False)

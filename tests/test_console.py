@@ -9,8 +9,10 @@ import sys
 import time
 
 import click
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from omnigrok import console
 from omnigrok.cli import cli
@@ -48,12 +50,12 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
         (cli, ["run", "teacher_student", "--lr", "nan"], "lr must be"),
         (cli, ["run", "teacher_student", "--device", "cuda:77"], "device 'cuda:77' is not available here"),
         (cli, ["run", "teacher_student", "--optimizer", "sgd"], "optimizer must be adam or adamw"),
-        (cli, ["run", "modular", "--option", "q=3"], "unknown option 'q'; there are: operation, p"),
+        (cli, ["run", "modular", "--option", "q=3"], "unknown option 'q'; there are: mlp, operation, p"),
         (cli, ["run", "modular", "--option", "p=x"], "option p takes a int, got 'x'"),
         (cli, ["run", "modular", "--option", "operation=minus"], "operation must be one of add"),
         (cli, ["run"], "Missing argument 'TASK'"),
         (cli, ["frobnicate"], "No such command 'frobnicate'"),
-        (cli, ["bench", "--sizes", "1,x"], "--sizes takes whole numbers"),
+        (cli, ["bench", "--sizes", "1,x"], "'x' is not a valid integer range"),
         (cli, ["bench", "--tasks", "nope"], "unknown task 'nope'"),
         (cli, ["data", "fetch", "nope"], "unknown dataset 'nope'"),
         (cli, ["status", "--results", "nowhere"], "there is no store at nowhere"),
@@ -197,3 +199,62 @@ def test_ctrl_c_keeps_what_is_done_and_names_the_command(tmp_path):
     assert not (tmp_path / "figures" / "fig_lu.png").exists()
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+MODEL = """
+from torch import nn
+net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+def make():
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+number = 3
+"""
+
+
+@pytest.fixture
+def own_model(tmp_path, monkeypatch):
+    """A user's module and points in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    (tmp_path / "own_net.py").write_text(MODEL)
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(5, 4)))
+    with torch.random.fork_rng():
+        yield tmp_path
+    sys.modules.pop("own_net", None)
+
+
+def test_complexity_of_a_users_own_model(own_model):
+    result = CliRunner().invoke(cli, ["complexity", "own_net:net", "--data", "points.npy", "--directions", "3"])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[1].split()[:2] == ["1", "6"]
+    assert "at 5 points" in result.output
+
+
+def test_partition_of_a_users_own_model(own_model):
+    result = CliRunner().invoke(cli, ["partition", "own_net:net", "--data", "points.npy", "--out", "p.png"])
+    assert result.exit_code == 0, result.output
+    assert int(result.output.splitlines()[0].split()[-1]) > 1
+    assert (own_model / "p.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("complexity", ["own_net:other"], "no model at 'own_net:other'"),
+        ("complexity", ["nowhere:net"], "no model at 'nowhere:net'"),
+        ("complexity", ["own_net:number"], "no model at 'own_net:number'"),
+        ("complexity", ["own_net:make", "--directions", "2"], "no activation module"),
+        ("complexity", ["own_net:net", "--directions", "9"], "directions must be 1 to 4"),
+        ("complexity", ["own_net:net", "--weights", "points.npy"], "do not fit own_net:net"),
+        ("partition", ["own_net:make"], "does not know Tanh"),
+    ],
+)
+@pytest.mark.usefixtures("own_model")
+def test_a_users_model_that_cannot_be_taken_is_named(command, arguments, message):
+    result = CliRunner().invoke(cli, [command, *arguments, "--data", "points.npy"])
+    assert message in str(result.exception)
+
+
+@pytest.mark.usefixtures("own_model")
+def test_points_that_cannot_be_read_are_named():
+    result = CliRunner().invoke(cli, ["complexity", "own_net:net", "--data", "none.npy"])
+    assert "cannot read points from none.npy" in str(result.exception)

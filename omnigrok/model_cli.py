@@ -1,0 +1,119 @@
+"""``omnigrok complexity`` and ``omnigrok partition``: the tools for a model of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from omnigrok.data import first_line
+from omnigrok.errors import OmnigrokError
+
+model_argument = click.argument("model", metavar="PACKAGE.MODULE:NAME")
+weights_option = click.option("--weights", type=click.Path(path_type=Path), help="A state_dict saved with torch.save.")
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Points, examples first: .npy, or .pt with a tensor."
+)
+
+
+@click.command()
+@model_argument
+@weights_option
+@data_option
+@click.option("--radius", type=float, default=0.5, show_default=True, help="In units of the input.")
+@click.option("--directions", type=click.IntRange(1), default=25, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Keys the frame of directions.")
+def complexity(model: str, weights: Path | None, data: Path, radius: float, directions: int, seed: int) -> None:
+    """Local complexity of a model around points: units that change sign, layer by layer.
+
+    MODEL is a torch module, or a function that gives one, by its import path: my_package.models:net. Activations must
+    be modules (torch.nn.ReLU and the like), not function calls.
+    """
+    from omnigrok.complexity import local_complexity
+
+    found = local_complexity(load_model(model, weights), load_points(data), radius, directions, seed=seed)
+    click.echo(f"{'layer':<7}{'units':>8}{'crossing':>10}{'dead':>8}{'always on':>11}")
+    for i, crossing in enumerate(found.crossings.double().mean(dim=0).tolist()):
+        row = f"{found.units[i].item():>8}{crossing:>10.2f}{found.dead[i].item():>8}{found.always_on[i].item():>11}"
+        click.echo(f"{i + 1:<7}{row}")
+    total = found.total.double()
+    span = f"from {total.min():.0f} to {total.max():.0f} at {len(total)} points"
+    click.echo(f"local complexity {total.mean().item():.2f}, {span}")
+
+
+@click.command()
+@model_argument
+@weights_option
+@data_option
+@click.option("--half-width", type=float, help="Of the square, in input units. Default: 1.2 times the points' reach.")
+@click.option("--out", type=click.Path(path_type=Path), default="partition.png", show_default=True, help="The picture.")
+def partition(model: str, weights: Path | None, data: Path, half_width: float | None, out: Path) -> None:
+    """Exact linear regions of a model on the plane through the first three points of the data: a picture, numbers.
+
+    The model may hold linear and convolution layers, ReLU and LeakyReLU, average and max pooling, skip connections and
+    batch normalisation.
+    """
+    from omnigrok.panels import partition_figure
+    from omnigrok.partition import Plane
+    from omnigrok.partition import partition as exact
+    from omnigrok.style import use_style
+
+    points = load_points(data).double()
+    if len(points) < 3:
+        raise OmnigrokError(f"{data} has {len(points)} points; a plane needs three")
+    plane = Plane.through(points[:3], half_width=half_width)
+    found = exact(load_model(model, weights), plane)
+    anchors = plane.coordinates(points[:3])
+    use_style()
+    try:
+        partition_figure(found, anchors).savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise OmnigrokError(f"cannot write {out}: {first_line(error)}") from error
+    click.echo(f"regions           {len(found.regions)}")
+    click.echo(f"boundary length   {found.boundary_length():.6g}")
+    near, decided = found.distances(anchors), found.distances(anchors, "decision")
+    click.echo(f"distance of the points to a boundary: {', '.join(f'{d:.4g}' for d in near)}")
+    click.echo(f"and to the decision boundary:         {', '.join(f'{d:.4g}' for d in decided)}")
+    click.echo(f"wrote {out}")
+
+
+def load_model(path: str, weights: Path | None) -> nn.Module:
+    """The module at an import path, with its weights.
+
+    Raises:
+        OmnigrokError: there is none, or the weights do not fit.
+    """
+    module_name, _, name = path.partition(":")
+    sys.path.insert(0, "")  # as `python -m` does: the user's own file in this folder
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+        model = found if isinstance(found, nn.Module) else found()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise OmnigrokError(f"no model at {path!r}: {first_line(error)}; write package.module:name") from error
+    if not isinstance(model, nn.Module):
+        raise OmnigrokError(f"{path} is a {type(model).__name__}, not a torch module")
+    if weights is not None:
+        try:
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:
+            raise OmnigrokError(f"the weights {weights} do not fit {path}: {first_line(error)}") from error
+    return model.eval()
+
+
+def load_points(path: Path) -> Tensor:
+    """A tensor of points in float32 from .npy or .pt; no pickle is executed.
+
+    Raises:
+        OmnigrokError: the file holds no array.
+    """
+    try:
+        loaded = torch.load(path, weights_only=True) if path.suffix == ".pt" else torch.from_numpy(np.load(path))
+        points: Tensor = loaded.float()
+    except Exception as error:
+        raise OmnigrokError(f"cannot read points from {path}: {first_line(error)}") from error
+    return points
