@@ -143,6 +143,14 @@ def lowest(tables: Tables, column: str) -> pd.Series:
     return test.loc[test.groupby("seed")["value"].idxmin()].set_index("seed")[column]
 
 
+def fitting_norm(tables: Tables, messiness: float) -> pd.Series:
+    """Smallest norm of the coarse map with train loss below 0.01, at the nearest messiness."""
+    train = tables[""].query("split == 'train'")
+    nearest = min(train["messiness"].unique(), key=lambda m: abs(m - messiness))
+    fitted = train[(train["messiness"] == nearest) & (train["value"] < 0.01)]
+    return fitted.groupby("seed")["norm"].min()
+
+
 def leaning(tables: Tables) -> pd.Series:
     return angles(tables["_contours"]).apply(lambda theta: spearmanr(theta.index, theta).statistic)
 
@@ -161,6 +169,13 @@ CLAIMS = [
     Claim(
         "norm", "Weight norm of the lowest test loss", SOURCE,
         Between(2.5, 4.5, paper=cited("fig6", "derived", "norm of the lowest test loss")), lambda t: lowest(t, "norm"),
+    ),
+    Claim(
+        "overfitting-norm",
+        "Smallest norm with train loss below 0.01 at messiness 0.8 over that at messiness 0",
+        SOURCE,
+        at_least(1, paper=cited("fig6", "derived", "overfitting over generalising norm")),
+        lambda t: fitting_norm(t, 0.8) / fitting_norm(t, 0.0),
     ),
     Claim(
         "barrier", "Lowest test loss at messiness 1 over that at messiness 0", SOURCE, at_least(2),

@@ -73,7 +73,7 @@ def runs(options: Options, task: str) -> list[RunSpec]:
     if task == "qm9":
         base = [s for s in fig_qm9.curves(options) if s.alpha == fig_qm9.LARGE]
     else:
-        decay = {"teacher_student": 0.05, "mnist": 0.01}[task]
+        decay = {"teacher_student": 0.05, "mnist": 0.03}[task]
         base = [s for s in fig_time_to_grok.runs(options, task) if s.weight_decay == decay]
     base = base[: min(3, options.seeds)]
     chosen = options.sizes or (sizes(options, task) if options.preset == "quick" else DOMAINS[task].run_sizes)
