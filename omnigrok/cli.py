@@ -161,7 +161,7 @@ def _save_curve(png: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
 
     task = get_task(spec.task)
     figure, ax = plt.subplots(figsize=(1.5 * WIDTH, 1.1 * HEIGHT))
-    grokking_panel(ax, curves, task.thresholds.metric, {})
+    grokking_panel(ax, curves, task.thresholds.metric, {}, "best")
     ax.set_title(
         f"{task.display_name}, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
     )

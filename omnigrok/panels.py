@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from omnigrok.analysis import bootstrap_interval, critical_alpha, medians_by, pick
 from omnigrok.partition import Partition
 from omnigrok.spec import RunSpec
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.style import COLOURS, HEIGHT
 from omnigrok.task import get_task
 
 Paper = Mapping[str, pd.DataFrame]
@@ -62,28 +62,27 @@ FIRST_STEP = 10  # published axes start here
 
 @dataclass(frozen=True)
 class Run:
-    """A panel of `grokking_figure`: the runs at one alpha, its title, the paper's values."""
+    """A panel of `grokking_panels`: the runs at one alpha, its title, the paper's values."""
 
     alpha: float
     title: str
     paper: Paper
 
 
-def grokking_figure(curves: pd.DataFrame, metric: str, runs: Sequence[Run], *, log: bool = False) -> Figure:
-    """Panels of train and test metric and weight norm against steps, side by side; `log`: a logarithmic metric."""
-    wide = WIDTH * (1.5 if len(runs) == 1 else 1.3 * len(runs))
-    figure, axes = plt.subplots(1, len(runs), figsize=(wide, 1.1 * HEIGHT), squeeze=False)
-    grokking_panels(list(axes.flat), curves, metric, runs, log=log)
-    return figure
-
-
 def grokking_panels(
-    axes: Sequence[Axes], curves: pd.DataFrame, metric: str, runs: Sequence[Run], *, log: bool = False
+    axes: Sequence[Axes],
+    curves: pd.DataFrame,
+    metric: str,
+    runs: Sequence[Run],
+    *,
+    log: bool = False,
+    loc: str = "center left",
 ) -> None:
-    """The panels of `grokking_figure` on axes that are there already."""
+    """Train and test metric and weight norm against steps, a panel a run; `log`: a logarithmic metric; `loc`: of the
+    legend."""
     for ax, run in zip(axes, runs, strict=True):
         chosen = curves[curves["alpha"] == run.alpha]
-        grokking_panel(ax, chosen, metric, run.paper)
+        grokking_panel(ax, chosen, metric, run.paper, loc)
         ax.set_xlim(min(FIRST_STEP, chosen["step"].max()), chosen["step"].max())
         ax.set_title(run.title, fontsize=10)
         if log:
@@ -92,7 +91,7 @@ def grokking_panels(
             ax.set_ylim(0, 1.03)
 
 
-def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) -> None:
+def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper, loc: str) -> None:
     """Train and test metric (left) and weight norm (right) against steps."""
     right = ax.twinx()
     right.grid(False)
@@ -110,7 +109,7 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper) ->
     ax.set(xscale="log", xlabel="optimizer steps", ylabel=metric)
     right.set_ylabel("weight norm $|w|$", color=COLOURS["norm"])
     right.set_ylim(bottom=0)
-    legend(ax, right, loc="lower left" if metric == "loss" else "center left")
+    legend(ax, right, loc=loc)
 
 
 def map_panel(

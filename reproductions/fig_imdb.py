@@ -89,7 +89,7 @@ def draw(tables: Tables, options: Options) -> Figure:
             paper_panel("fig4", f"alpha {alpha:g}") if options.n_train is None else {})
         for alpha, decay in ((LARGE, 1), (USUAL, 0))
     ]  # fmt: skip
-    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "accuracy", runs)
+    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "accuracy", runs, loc="lower left")
     return figure
 
 

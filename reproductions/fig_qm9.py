@@ -89,7 +89,7 @@ def draw(tables: Tables, options: Options) -> Figure:
             paper_panel("fig5", f"alpha {alpha:g}") if published else {})
         for alpha in (LARGE, USUAL)
     ]  # fmt: skip
-    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "loss", runs, log=True)
+    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "loss", runs, log=True, loc="lower left")
     for name in ("large", "usual"):
         axes[name].set_ylabel("mean squared error (Bohr$^6$)")
     return figure

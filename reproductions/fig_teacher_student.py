@@ -70,7 +70,8 @@ def draw(tables: Tables, options: Options) -> Figure:
         run = Run(alpha, title, paper_panel("fig2", "grokking") if published and alpha == LARGE else {})
         for metric in ("accuracy", "loss"):
             ax = axes[prefix + metric]
-            grokking_panels([ax], tables["_curves"], metric, [run], log=metric == "loss")
+            log, loc = metric == "loss", "lower left" if metric == "loss" else "center left"
+            grokking_panels([ax], tables["_curves"], metric, [run], log=log, loc=loc)
             ax.set_ylabel({"accuracy": "share with error < 0.001", "loss": "mean squared error"}[metric])
     return figure
 
