@@ -93,7 +93,7 @@ def run_sweep(
         worker = _Worker(store, device, checkpoint_seconds, progress)
         done: Callable[[], float] | None = None
         if executor is None and workers > 1 and len(batches) > 1 and not small:
-            executor, done = stack.enter_context(process_pool(workers))
+            executor, done = stack.enter_context(process_pool(min(workers, len(batches))))
         if executor is None:
             deferred = [spec for batch in batches for spec in worker.train(batch.specs, batch.step_cost)]
         else:
