@@ -6,8 +6,8 @@ panel: the norm that is held against the steps to 95 % train and test accuracy; 
 there, at its last step.
 
 The default preset, in float32, trains 600 steps where the norm is held, and where it is free 9,000 with an MLP of 256
-instead of 512; the paper preset 15,000 as published, in float64. Where the norm is held the network is as published: 0.8
-of the smaller network's norm is 0.66 of the published one's and too small to fit.
+instead of 512; the paper preset 15,000 as published, in float64. Where the norm is held the network is as
+published: 0.8 of the smaller network's norm is 0.66 of the published one's and too small to fit.
 """
 
 from __future__ import annotations
