@@ -72,7 +72,7 @@ def draw(tables: Tables, options: Options) -> Figure:
         (axes[1], "", CONSTRAINED, "held at 0.8 of the norm", "constrained"),
     ):
         run = Run(alpha, title, paper_panel("fig8", panel) if published else {})
-        grokking_panels([ax], tables[table], "accuracy", [run])
+        grokking_panels([ax], tables[table], "accuracy", [run], loc="upper left")
     times = grokking_times(tables[""].assign(run=""), Thresholds("accuracy", THRESHOLD, THRESHOLD))
     times_panel(axes[2], times, "alpha")
     axes[2].set(xlabel="norm that is held, relative to the usual", title="held at other norms")
