@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -71,11 +71,11 @@ class Reproduction:
     Attributes:
         doc: the script's docstring; its first paragraph is the command's help.
         tasks: names of the tasks that it can draw.
-        seeds: seeds at each preset.
         sweep: which runs.
         tables: which numbers; keys are suffixes of the CSV's name ("", "_curves").
         draw: which picture.
         claims: what is tested; a function of the options where the readings differ.
+        seeds: seeds at each preset.
         compares_sizes: `--n-train` takes several sizes, separated by commas.
     """
 
@@ -83,11 +83,11 @@ class Reproduction:
     paper: str
     doc: str
     tasks: Callable[[], Sequence[str]]
-    seeds: dict[str, int]
     sweep: Callable[[Options], list[RunSpec]]
     tables: Callable[[pd.DataFrame, Options], Tables]
     draw: Callable[[Tables, Options], Figure]
     claims: Sequence[Claim] | Callable[[Options], Sequence[Claim]]
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"quick": 2, "default": 3, "paper": 3})
     compares_sizes: bool = False
 
     def main(self) -> None:

@@ -127,7 +127,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 8",
     doc=__doc__,
     tasks=lambda: ["modular"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

@@ -114,7 +114,6 @@ FIGURE = Reproduction(
     paper=f"{HUMAYUN}, Fig. 1 and 2",
     doc=__doc__,
     tasks=lambda: ["mnist"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

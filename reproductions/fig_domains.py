@@ -135,7 +135,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, sections 3 and 4",
     doc=__doc__,
     tasks=lambda: list(COLOURS),
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

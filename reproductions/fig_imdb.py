@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS, first_reached, pick, reduced
+from omnigrok.analysis import first_reached, pick
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
-from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
@@ -62,8 +62,7 @@ def sweep(options: Options) -> list[RunSpec]:
 
 
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    trained = runs_of(runs, curves(options))[CURVE_FIELDS]
-    return {"": reduced(runs_of(runs, maps(options))), "_curves": trained} if maps(options) else {"_curves": trained}
+    return landscapes.tables(runs, maps(options), curves(options))
 
 
 def draw(tables: Tables, options: Options) -> Figure:
@@ -156,7 +155,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 4",
     doc=__doc__,
     tasks=lambda: ["imdb"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

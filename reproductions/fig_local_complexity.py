@@ -99,7 +99,6 @@ FIGURE = Reproduction(
     paper=f"{HUMAYUN}, section 4",
     doc=__doc__,
     tasks=lambda: ["mnist"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

@@ -100,7 +100,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 1b and 2 to 5",
     doc=__doc__,
     tasks=tasks,
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

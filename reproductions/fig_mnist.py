@@ -20,9 +20,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from omnigrok.analysis import CURVE_FIELDS, basin_width, first_reached, pick, reduced, value_at
+from omnigrok.analysis import basin_width, first_reached, pick, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
-from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
@@ -71,8 +71,7 @@ def sweep(options: Options) -> list[RunSpec]:
 
 
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    curves = runs_of(runs, run(options))[CURVE_FIELDS]
-    return {"": reduced(runs_of(runs, maps(options))), "_curves": curves} if maps(options) else {"_curves": curves}
+    return landscapes.tables(runs, maps(options), run(options))
 
 
 def draw(tables: Tables, options: Options) -> Figure:
@@ -172,7 +171,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 3",
     doc=__doc__,
     tasks=lambda: ["mnist"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

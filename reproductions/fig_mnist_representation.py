@@ -131,7 +131,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 7",
     doc=__doc__,
     tasks=lambda: ["mnist_templates"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

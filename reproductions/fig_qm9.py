@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS, critical_alpha, pick, reduced, value_at
+from omnigrok.analysis import critical_alpha, pick, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
-from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
@@ -65,8 +65,7 @@ def sweep(options: Options) -> list[RunSpec]:
 
 
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    trained = runs_of(runs, curves(options))[CURVE_FIELDS]
-    return {"": reduced(runs_of(runs, maps(options))), "_curves": trained} if maps(options) else {"_curves": trained}
+    return landscapes.tables(runs, maps(options), curves(options))
 
 
 def draw(tables: Tables, options: Options) -> Figure:

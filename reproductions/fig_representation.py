@@ -194,7 +194,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 6",
     doc=__doc__,
     tasks=lambda: ["modular_toy"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

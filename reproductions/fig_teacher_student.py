@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS, first_reached, reduced, value_at
+from omnigrok.analysis import first_reached, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
-from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
@@ -50,8 +50,7 @@ def sweep(options: Options) -> list[RunSpec]:
 
 
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    trained = runs_of(runs, curves(options))[CURVE_FIELDS]
-    return {"": reduced(runs_of(runs, landscape(options))), "_curves": trained}
+    return landscapes.tables(runs, landscape(options), curves(options))
 
 
 def draw(tables: Tables, options: Options) -> Figure:
@@ -128,7 +127,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 2",
     doc=__doc__,
     tasks=lambda: ["teacher_student"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

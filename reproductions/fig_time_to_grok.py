@@ -221,7 +221,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, sections 2 and 3.1",
     doc=__doc__,
     tasks=lambda: ["teacher_student", "mnist"],
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

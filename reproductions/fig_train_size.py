@@ -195,7 +195,6 @@ FIGURE = Reproduction(
     paper=f"{LIU}, Fig. 2 to 5",
     doc=__doc__,
     tasks=lambda: list(DOMAINS),
-    seeds={"quick": 2, "default": 3, "paper": 3},
     sweep=sweep,
     tables=tables,
     draw=draw,

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from omnigrok.analysis import by_size, critical_alpha
-from omnigrok.figure import Options
+from omnigrok.analysis import CURVE_FIELDS, by_size, critical_alpha, reduced
+from omnigrok.claims import Tables
+from omnigrok.figure import Options, runs_of
 from omnigrok.panels import map_panel
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task
@@ -28,6 +29,12 @@ def specs(
     assert base is not None
     base = base.replace(**changes)
     return [base.replace(alpha=alpha, n_train=n, seed=seed) for n in sizes for alpha in alphas for seed in range(seeds)]
+
+
+def tables(runs: pd.DataFrame, maps: Sequence[RunSpec], curves: Sequence[RunSpec]) -> Tables:
+    """The landscape of the maps' runs, where there are maps, and the curves of the others."""
+    found = {"_curves": runs_of(runs, curves)[CURVE_FIELDS]}
+    return {"": reduced(runs_of(runs, maps)), **found} if maps else found
 
 
 def of_size(landscape: pd.DataFrame, n_train: int) -> pd.DataFrame:
