@@ -6,9 +6,9 @@ the contour of train loss 0.02 for four training-set sizes. It leans more with m
 decays slower by the cosine of its angle, so generalising takes t = (L + h tan(theta)) / gamma, L and h being the
 distance in norm and in messiness: with few pairs theta nears 90 degrees and the time diverges.
 
-Messiness is the paper's axis, 5 times the share of the random embeddings. Norms are true norms; the published code
-counts the first matrix twice, which at these norms adds less than 0.6. The default preset trains 6,000 steps, with the
-published learning-rate drops at the same shares of the run; the paper preset 15,000 on the published grids.
+The norm is alpha, in units of the default init's; the paper's axis calls it the weight norm. Messiness is the paper's
+axis, 5 times the share of the random embeddings. The default preset trains 6,000 steps, with the published drops of the
+learning rate at the same shares of the run, on a coarser grid; the paper preset 15,000 on the published grids.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.paper import LIU, cited
 
-UNIT_NORM = 13.31  # of the default init: the root of the sum over tensors of size / (3 fan-in)
 PER_SHARE = 5  # the paper's messiness over the share of random embeddings
 STEPS = {"quick": 60, "default": 6_000, "paper": 15_000}
 SIZES = {"quick": (25, 54), "default": (25, 35, 45, 54), "paper": (25, 35, 45, 54)}
 MAP_SIZE = 45
-COARSE = {"quick": (3, 2), "default": (10, 6), "paper": (20, 21)}  # norms, messinesses
-FINE = {"quick": (3, 2), "default": (8, 4), "paper": (21, 21)}
+COARSE = {"quick": (3, 2), "default": (8, 5), "paper": (20, 21)}  # alphas, messinesses
+FINE = {"quick": (3, 2), "default": (6, 3), "paper": (21, 21)}
 MAP_LEVELS = {"train": (0.001, 0.01, 0.1), "test": (0.5, 1.0, 1.5)}
 CONTOUR = 0.02
 STAR, CROSS = (cited("fig6", "derived", f"{name} norm") for name in ("generalising", "overfitting"))
@@ -49,7 +48,7 @@ def grid(options: Options, n: int, which: str) -> list[tuple[float, RunSpec]]:
     steps = STEPS[options.preset]
     base = get_task("modular_toy").spec.replace(n_train=n, steps=steps, lr_drop=(max(1, steps // 3), 0.2))
     return [
-        (m, base.replace(alpha=round(w / UNIT_NORM, 5), seed=seed, options=(("messiness", round(m / PER_SHARE, 5)),)))
+        (m, base.replace(alpha=round(float(w), 5), seed=seed, options=(("messiness", round(m / PER_SHARE, 5)),)))
         for m in np.linspace(0, top, messes)
         for w in np.linspace(low, high, norms)
         for seed in range(options.seeds)
@@ -69,7 +68,7 @@ def with_messiness(runs: pd.DataFrame, pairs: list[tuple[float, RunSpec]]) -> pd
     parts = []
     for m in sorted({m for m, _ in pairs}):
         part = reduced(runs_of(runs, [spec for found, spec in pairs if found == m]))
-        parts.append(part[part["metric"] == "loss"].assign(messiness=m, norm=part["alpha"] * UNIT_NORM))
+        parts.append(part[part["metric"] == "loss"].assign(messiness=m))
     return pd.concat(parts, ignore_index=True).query("statistic == 'last'")  # "best" in the published code is the last
 
 
@@ -84,8 +83,8 @@ def contour(losses: pd.DataFrame) -> pd.Series:
     """For each messiness, the smallest norm from which the train loss (one size, one seed) lies below the contour."""
 
     def crossing(part: pd.DataFrame) -> float:
-        part = part.sort_values("norm")
-        y, x = np.log(part["value"].to_numpy()), part["norm"].to_numpy()
+        part = part.sort_values("alpha")
+        y, x = np.log(part["value"].to_numpy()), part["alpha"].to_numpy()
         above = np.flatnonzero(y > np.log(CONTOUR))
         if len(above) == 0 or above[-1] == len(y) - 1:
             return np.nan
@@ -112,24 +111,24 @@ def draw(tables: Tables, options: Options) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(2.6 * WIDTH, 2.3 * HEIGHT))
     for ax, split in zip(axes[0], ("train", "test"), strict=True):
         chosen = tables[""].query("split == @split")
-        values = chosen.pivot_table(index="messiness", columns="norm", values="value", aggfunc="median")
+        values = chosen.pivot_table(index="messiness", columns="alpha", values="value", aggfunc="median")
         map_panel(ax, values, f"{split} loss", MAP_LEVELS[split], logarithmic=True)
         ax.plot(STAR, 0.03, "*", ms=13, color="white", mec="black")
         ax.plot(CROSS, 0.8, "X", ms=10, color="white", mec="black")
-        ax.set(xlabel="weight norm $|w|$", ylabel="messiness m")
+        ax.set(xlabel="relative weight norm $\\alpha$", ylabel="messiness m")
         ax.set_title(f"{split} loss, {MAP_SIZE} of 55 pairs", fontsize=10)
     theta = angles(tables["_contours"])
     for colour, (n, part) in zip(COLOUR_OF_SIZE, tables["_contours"].groupby("n_train"), strict=False):
         lines = pd.DataFrame({seed: contour(losses) for seed, losses in part.groupby("seed")})
         axes[1, 0].plot(lines.median(axis=1), lines.index, marker="o", ms=4, color=colour, label=f"{n} pairs")
         axes[1, 0].fill_betweenx(lines.index, lines.min(axis=1), lines.max(axis=1), color=colour, alpha=0.2, lw=0)
-    axes[1, 0].set(xlabel="weight norm $|w|$", ylabel="messiness m")
+    axes[1, 0].set(xlabel="relative weight norm $\\alpha$", ylabel="messiness m")
     axes[1, 0].set_title(f"contour of train loss {CONTOUR}", fontsize=10)
     axes[1, 0].legend()
     times = theta.map(lambda degrees: PATH_L + PATH_H * np.tan(np.radians(degrees)))
     axes[1, 1].plot(times.index, times, "o", color=COLOURS["norm"], alpha=0.5)
     axes[1, 1].plot(times.index, times.median(axis=1), color=COLOURS["norm"], label="$L + h\\,\\tan\\theta$")
-    axes[1, 1].set(xlabel="training pairs", ylabel="predicted time x rate of decay (norm)", yscale="log")
+    axes[1, 1].set(xlabel="training pairs", ylabel="predicted time x rate of decay of $\\alpha$", yscale="log")
     axes[1, 1].set_title(
         "\n" + ", ".join(f"$\\theta_{{{n}}}$ = {t:.0f}°" for n, t in theta.median(axis=1).items()), fontsize=9
     )
@@ -148,7 +147,7 @@ def fitting_norm(tables: Tables, messiness: float) -> pd.Series:
     train = tables[""].query("split == 'train'")
     nearest = min(train["messiness"].unique(), key=lambda m: abs(m - messiness))
     fitted = train[(train["messiness"] == nearest) & (train["value"] < 0.01)]
-    return fitted.groupby("seed")["norm"].min()
+    return fitted.groupby("seed")["alpha"].min()
 
 
 def leaning(tables: Tables) -> pd.Series:
@@ -167,12 +166,12 @@ CLAIMS = [
         lambda t: lowest(t, "messiness"),
     ),
     Claim(
-        "norm", "Weight norm of the lowest test loss", SOURCE,
-        Between(2.5, 4.5, paper=cited("fig6", "derived", "norm of the lowest test loss")), lambda t: lowest(t, "norm"),
+        "norm", "Relative norm (alpha) of the lowest test loss", SOURCE,
+        Between(2.5, 4.5, paper=cited("fig6", "derived", "norm of the lowest test loss")), lambda t: lowest(t, "alpha"),
     ),
     Claim(
         "overfitting-norm",
-        "Smallest norm with train loss below 0.01 at messiness 0.8 over that at messiness 0",
+        "Smallest alpha with train loss below 0.01 at messiness 0.8 over that at messiness 0",
         SOURCE,
         at_least(1, paper=cited("fig6", "derived", "overfitting over generalising norm")),
         lambda t: fitting_norm(t, 0.8) / fitting_norm(t, 0.0),

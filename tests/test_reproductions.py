@@ -41,8 +41,8 @@ def invented(specs):
             ("parameters", "weight_norm"): 10 * spec.alpha * np.exp(-spec.lr * spec.weight_decay * steps),
         }
         if spec.task == "modular_toy":  # fitted from a norm on that grows with the messiness, the more the more pairs
-            needed = 0.2 + 0.5 * spec.option("messiness") * spec.n_train / 54
-            series["train", "loss"] = 0.02 * np.exp(-40 * (spec.alpha - needed)) + 0 * steps
+            needed = 2.5 + 10 * spec.option("messiness") * spec.n_train / 54
+            series["train", "loss"] = 0.02 * np.exp(-4 * (spec.alpha - needed)) + 0 * steps
         if spec.probes:  # falls, climbs to a peak at step 1,000, falls again; then robustness rises
             climb = np.exp(-(np.log10((steps + 1) / 1_000) ** 2))
             series |= {("probe", f"lc_{name}"): 2 + 30 * climb for name in ("train", "test", "random")}
