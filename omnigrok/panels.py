@@ -130,9 +130,13 @@ def map_panel(
     scales = [np.log if axis.get_scale() == "log" else np.asarray for axis in (ax.xaxis, ax.yaxis)]
     invert = [np.exp if scale is np.log else np.asarray for scale in scales]
     edges = [back(_edges(scale(v))) for v, scale, back in zip((x, y), scales, invert, strict=True)]
-    norm = LogNorm() if logarithmic else Normalize(0, max(levels[-1], 1 if values.to_numpy().max() <= 1 else 0))
-    mesh = ax.pcolormesh(*edges, values, cmap="rocket_r", norm=norm, rasterized=True)
-    smooth = values.to_numpy(dtype=float)
+    found = values.to_numpy(dtype=float)
+    if logarithmic:  # colours end a little below the lowest contour: a loss of 1e-12 would leave none for the rest
+        norm: Normalize = LogNorm(max(found.min(), levels[0] / 30), found.max())
+    else:
+        norm = Normalize(0, max(levels[-1], 1 if found.max() <= 1 else 0))
+    mesh = ax.pcolormesh(*edges, values.clip(lower=norm.vmin), cmap="rocket_r", norm=norm, rasterized=True)
+    smooth = found
     if blurred:
         smooth = gaussian_filter(np.log(smooth) if logarithmic else smooth, 1, mode="nearest")
         smooth = np.exp(smooth) if logarithmic else smooth
@@ -140,8 +144,8 @@ def map_panel(
         lines = ax.contour(x, y, smooth, levels=levels, colors=COLOURS["contour"], linewidths=1.3)
         ax.clabel(lines, fontsize=7)
     for name, (at_x, at_y) in (points or {}).items():
-        ax.plot(at_x, at_y, "o", color="white", mec="black", ms=11)
-        ax.annotate(name, (at_x, at_y), ha="center", va="center", fontsize=7, fontweight="bold", color="black")
+        ax.plot(at_x, at_y, "o", color="white", mec="black", ms=11, clip_on=False, zorder=5)
+        ax.annotate(name, (at_x, at_y), ha="center", va="center", fontsize=7, fontweight="bold", zorder=6)
     # A linear axis ends at its first and last value, so that no negative norm is shown.
     shown = [borders if scale is np.log else v for v, borders, scale in zip((x, y), edges, scales, strict=True)]
     ax.set_xlim(shown[0][0], shown[0][-1])
