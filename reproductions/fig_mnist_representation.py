@@ -6,7 +6,7 @@ ideal representation). Where modular addition has to find its representation on 
 about the same for all: one zone, no barrier between B and C, hence no dramatic grokking at the usual init.
 
 Losses are ten times the mean squared error, as published. The default preset has 10,000 images and 3,000 steps, and
-evaluates at powers of ten, which shows at messiness 0: with ten different inputs the loss jumps over orders of magnitude
+evaluates at powers of ten, which shows at messiness 0: with ten different inputs the loss jumps by orders of magnitude
 from step to step, and the best of few values is a matter of luck. The paper preset: 60,000 and 10,000 as published.
 """
 
