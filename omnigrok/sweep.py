@@ -134,16 +134,17 @@ def plan(
     Runs that can share a batch are divided among the workers, in batches of at most the measured size.
     """
     specs = unique(specs)
-    for spec in specs:
-        check_size(get_task(spec.task), spec, task_data(spec, device))
     by_hash = {run_hash(spec): spec for spec in specs}
+    missing = {h for h, spec in by_hash.items() if not store.finished(spec)}
+    for h, spec in by_hash.items():
+        if h in missing:  # a finished run needs no data
+            check_size(get_task(spec.task), spec, task_data(spec, device))
 
     def measured(spec: RunSpec) -> Batching | None:
         if runs_per_batch is not None:
             return None
         return batching(get_task(spec.task), spec, task_data(spec, device), device, store)
 
-    missing = {h for h, spec in by_hash.items() if not store.finished(spec)}
     batches: list[Batch] = []
     for task in sorted({spec.task for spec in specs}):
         for path, hashes in store.checkpointed_batches(task):
@@ -170,24 +171,23 @@ def plan(
 
 
 def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int = 1) -> str:
-    """What `--dry-run` prints: runs, steps, estimated time and memory of each batch."""
+    """What `--dry-run` prints: runs, steps, estimated time on all workers and memory of one batch."""
     with _threads(cores() // workers if workers > 1 else 0):
         batches = plan(specs, store, device, workers=workers)
-    lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
-    total = 0.0
+    rows: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for batch in batches:
-        spec = batch.specs[0]
-        data = task_data(spec, device)
-        found = batch.batching
+        spec, found = batch.specs[0], batch.batching
         assert found is not None
-        seconds = found.seconds(
-            spec.steps, len(evaluation_steps(spec.steps, spec.evaluation_density)), len(batch.specs)
-        )
-        total += seconds
-        mebibytes = (len(batch.specs) * found.run_bytes + data_bytes(data)) / 2**20
-        lines.append(
-            f"{spec.task:<18}{len(batch.specs):>6}{spec.steps:>9}{found.runs:>12}{seconds / 60:>9.1f}{mebibytes:>8.0f}"
-        )
+        evaluations = len(evaluation_steps(spec.steps, spec.evaluation_density))
+        row = rows[spec.task, spec.steps, len(batch.specs)]
+        row[0] += len(batch.specs)
+        row[1] += found.seconds(spec.steps, evaluations, len(batch.specs))
+        row[2] = max(row[2], len(batch.specs) * found.run_bytes + data_bytes(task_data(spec, device)))
+    lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
+    for (task, steps, size), (runs, seconds, memory) in rows.items():
+        minutes = f"{seconds / workers / 60:>9.1f}"
+        lines.append(f"{task:<18}{runs:>6}{steps:>9}{size:>12}{minutes}{memory / 2**20:>8.0f}")
+    total = sum(seconds for _, seconds, _ in rows.values())
     runs, left = len(unique(specs)), sum(len(batch.specs) for batch in batches)
     lines.append(f"{runs - left} of {runs} runs are finished; about {total / workers / 60:.1f} min left")
     return "\n".join(lines)
