@@ -41,7 +41,7 @@ class Domain:
 
 
 DOMAINS = {
-    "teacher_student": Domain("loss", (25, 50, 100, 200, 400), (50, 100, 200, 400)),
+    "teacher_student": Domain("loss", (25, 50, 100, 400), (50, 100, 400)),
     "mnist": Domain("error", fig_mnist.SIZES["default"], (300, 1000, 3000), fig_time_to_grok.HALF),
     "imdb": Domain("error", fig_imdb.SIZES["default"], ()),
     "qm9": Domain("loss", fig_qm9.SIZES["default"], (16, 50, 200)),
