@@ -151,7 +151,17 @@ def fitting_norm(tables: Tables, messiness: float) -> pd.Series:
 
 
 def leaning(tables: Tables) -> pd.Series:
-    return angles(tables["_contours"]).apply(lambda theta: spearmanr(theta.index, theta).statistic)
+    """Spearman's rank correlation, rounded: of four sizes it is a multiple of 0.2."""
+    theta = angles(tables["_contours"])
+    return theta.apply(lambda column: round(spearmanr(column.index, column).statistic, 6))
+
+
+def messy_over_ordered(tables: Tables) -> pd.Series:
+    """Test loss at the norm of the paper's generalising solution, at the two ends of the messiness."""
+    test = tables[""].query("split == 'test'")
+    alpha = min(test["alpha"].unique(), key=lambda a: abs(a - STAR))
+    losses = test[test["alpha"] == alpha].pivot_table(index="messiness", columns="seed", values="value")
+    return losses.iloc[-1] / losses.iloc[0]
 
 
 SOURCE = "Liu 2023 Fig. 6"
@@ -177,15 +187,10 @@ CLAIMS = [
         lambda t: fitting_norm(t, 0.8) / fitting_norm(t, 0.0),
     ),
     Claim(
-        "barrier", "Lowest test loss at messiness 1 over that at messiness 0", SOURCE, at_least(2),
-        lambda t: ratio_of_ends(t),
+        "order-matters", "Test loss at alpha about 3: at messiness 1 over that at messiness 0", SOURCE,
+        at_least(2, paper=cited("fig6", "derived", "test loss at messiness 1 over messiness 0")), messy_over_ordered,
     ),
 ]  # fmt: skip
-
-
-def ratio_of_ends(tables: Tables) -> pd.Series:
-    best = tables[""].query("split == 'test'").groupby(["messiness", "seed"])["value"].min().unstack()
-    return best.iloc[-1] / best.iloc[0]
 
 
 FIGURE = Reproduction(
