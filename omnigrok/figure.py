@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import tempfile
 import textwrap
 import time
@@ -27,7 +28,7 @@ from omnigrok import console
 from omnigrok.claims import Claim, Tables, measured_text
 from omnigrok.data import file_sha256, make_folder
 from omnigrok.errors import DataUnavailableError, OmnigrokError
-from omnigrok.provenance import command_line, cores, provenance
+from omnigrok.provenance import cores, provenance
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import tidy, use_style
@@ -203,7 +204,7 @@ class Reproduction:
             "figure": self.name,
             "paper": self.paper,
             "preset": preset,
-            "command": command_line(),
+            "command": self._command(preset=preset, tasks=tasks, seeds=seeds, n_train=n_train, reading=reading),
             "claims": claims,
             "reading": reading,
             "readings_differ": self._readings_differ(tested, options),
@@ -228,6 +229,19 @@ class Reproduction:
             print(f"NOT RUN      {task}: {reason}")
         print(f"wrote {out / self.name}.png, .pdf, .csv, .json")
         return out
+
+    def _command(self, **asked: Any) -> str:
+        """The command that draws the figure, also where it is drawn by another script."""
+        module = self.sweep.__module__
+        main = sys.modules["__main__"].__spec__
+        if module == "__main__" and main is not None:
+            module = main.name
+        parts = [f"python -m {module}"]
+        for name, value in asked.items():
+            if value not in (None, {"preset": "default", "reading": "published"}.get(name)):
+                text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+                parts.append(f"--{name.replace('_', '-')} {text}")
+        return " ".join(parts)
 
     def claims_for(self, options: Options) -> Sequence[Claim]:
         """The claims under the options' reading."""

@@ -151,3 +151,10 @@ def test_citation_file_names_the_software_and_the_three_papers():
     assert citation["preferred-citation"]["type"] == "software"
     identifiers = {i["value"] for reference in citation["references"] for i in reference["identifiers"]}
     assert identifiers == {"arXiv:2210.01117", "arXiv:2201.02177", "arXiv:2402.15555"}
+
+
+def test_the_command_of_a_sidecar_draws_the_figure_again(quick):
+    sidecar, _, _ = quick(tasks=("teacher_student",), seeds=3, n_train=30)
+    assert sidecar["command"] == (
+        "python -m reproductions.fig_lu --preset quick --tasks teacher_student --seeds 3 --n-train 30"
+    )
