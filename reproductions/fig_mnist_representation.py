@@ -70,7 +70,7 @@ def draw(tables: Tables, options: Options) -> Figure:
         values = chosen.pivot_table(index="messiness", columns="alpha", values="value", aggfunc="median")
         ax.set(xscale="log", xlabel="relative weight norm $\\alpha$", ylabel="messiness m")
         map_panel(ax, values, f"{split} loss", LEVELS, logarithmic=True, points=POINTS)
-        ax.set_title(f"{split} loss, N = {losses['n_train'].iloc[0]}", fontsize=10)
+        ax.set_title(f"{split} loss, N = {losses['n_train'].iloc[0]}", fontsize=10, pad=12)
     for colour, (m, part) in zip(SHADES, losses[losses["split"] == "test"].groupby("messiness"), strict=False):
         seeds = part.pivot_table(index="alpha", columns="seed", values="value")
         axes[2].plot(seeds.index, seeds.median(axis=1), marker="o", ms=4, color=colour, label=f"m = {m:g}")
