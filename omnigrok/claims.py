@@ -142,9 +142,9 @@ KNOWN_HEADING = "Known deviations"
 
 
 def known_deviations(text: str) -> set[str]:
-    """The claims, as figure/claim, that a Markdown text lists under its heading `Known deviations`."""
+    """The claims, as figure/claim, that lead the items of a Markdown list under the heading `Known deviations`."""
     _, _, part = text.partition(f"## {KNOWN_HEADING}")
-    return set(re.findall(r"`(\w+/[\w-]+)`", part.partition("\n## ")[0]))
+    return set(re.findall(r"^- `(\w+/[\w-]+)`", part.partition("\n## ")[0], flags=re.MULTILINE))
 
 
 TABLE_START, TABLE_END = "<!-- claims: omnigrok claims --write README.md -->", "<!-- end of claims -->"

@@ -50,7 +50,7 @@ def test_a_claim_records_what_was_measured():
     assert result["measured"] == 2.0
     assert result["interval"] == [1.0, 3.0]
     assert result["n_seeds"] == 3
-    assert result["expected"] == {"low": 0.5, "high": None, "paper": 7, "text": "at least 0.5"}
+    assert result["expected"] == {"low": 0.5, "high": None, "paper": 7, "paper_row": None, "text": "at least 0.5"}
 
 
 def test_a_time_that_was_not_reached_deviates_and_is_json():
@@ -70,7 +70,7 @@ def test_a_claim_with_nothing_to_measure_is_not_run():
 
 def test_the_table_replaces_what_is_between_its_markers():
     table = markdown_table([{"figure": "fig_x", "claims": [claim([1.0, 1.0, 1.0], Between(0, 2))]}])
-    assert "| `fig_x` | It holds (a source) | 0 to 2 | 1 (1 to 1) | 3 | PASS |" in table
+    assert "| `fig_x` | It holds (a source) |  | 0 to 2 | 1 (1 to 1) | 3 | PASS |" in table
     text = replace_table(f"before\n{TABLE_START}\nstale\n{TABLE_END}\nafter", table)
     assert "stale" not in text
     assert text.startswith("before\n")
@@ -90,6 +90,7 @@ def test_summary_counts_every_verdict_of_every_figure():
 
 
 def test_known_deviations_are_those_under_their_heading():
-    text = "`fig_a/before` no\n\n## Known deviations\n\n- `fig_a/one-two`: why\n- `fig_b/x`\n\n## More\n\n`fig_c/no`\n"
+    listed = "- `fig_a/one-two`: why\n- `fig_b/x`, unlike `fig_b/y`\n"
+    text = f"- `fig_a/before` no\n\n## Known deviations\n\n{listed}\n## More\n\n- `fig_c/no`\n"
     assert known_deviations(text) == {"fig_a/one-two", "fig_b/x"}
     assert known_deviations("nothing") == set()

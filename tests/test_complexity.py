@@ -129,4 +129,4 @@ def test_the_probe_logs_within_a_run():
     spec = task.spec.replace(steps=10, n_train=20)
     data = task_data(spec, "cpu")
     with pytest.raises(OmnigrokError, match="no activation module"):  # it has tanh, which is not counted
-        ComplexityProbe(directions=3)(Trainer(task, [spec], data))
+        ComplexityProbe(directions=3, points=5)(Trainer(task, [spec], data))

@@ -157,7 +157,7 @@ def test_all_runs_every_figure_and_checks_for_new_deviations(tmp_path, monkeypat
     assert result.output.split("all")[-1].split()[:4] == ["1", "1", "0", "0"]
     assert start("--check").return_value == 1
     known = tmp_path / "differences.md"
-    known.write_text("## Known deviations\n\n`fig_b/c`\n")
+    known.write_text("## Known deviations\n\n- `fig_b/c`: why\n")
     monkeypatch.setattr(everything, "DIFFERENCES", known)
     assert start("--check").return_value == 0
 
