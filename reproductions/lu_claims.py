@@ -68,6 +68,11 @@ def claims(options: Options) -> list[Claim]:
             lambda t: mnist(t, "train", read)[1.0:].max(),
         ),
         Claim(
+            "mnist-floor-last", "MNIST, N = 200: train error for alpha >= 1 at the last step", FIG3,
+            at_most(0.01, paper=cited("fig3", "derived", "N=200 highest train error from alpha 1")),
+            lambda t: mnist(t, "train", "last")[1.0:].max(),
+        ),
+        Claim(
             "imdb-minimum", "IMDb, N = 750: the reduced test error is lowest at alpha", FIG4,
             Between(*INSIDE, paper=cited("fig4", "derived", "N=1000 test minimum alpha")),
             lambda t: critical_alpha(t[""], "imdb", "error", read),
