@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
@@ -12,9 +10,9 @@ from torch import Tensor, nn
 from omnigrok.errors import SpecError
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import Task, TaskData, Thresholds
+from tasks.transformer import FullTransformer, Transformer
 
 OPERATIONS = {"add": lambda a, b, p: (a + b) % p}
-MLP = 512  # hidden units
 POOL_SHARE = 0.7  # of all pairs; the rest is the test set at every training-set size
 
 
@@ -41,7 +39,6 @@ class Modular(Task):
         evaluation_density=4,
         options=(("operation", "add"), ("p", 113)),
     )
-    optional: ClassVar[dict[str, object]] = {"mlp": MLP}
     thresholds = Thresholds(metric="accuracy", train=0.95, test=0.95)
 
     def load(self, spec: RunSpec) -> TaskData:
@@ -55,10 +52,10 @@ class Modular(Task):
         return TaskData((pairs[:pool],), answers[:pool], (pairs[pool:],), answers[pool:], source="generated")
 
     def model(self, spec: RunSpec) -> nn.Module:
-        return Transformer(spec.option("p"), d_mlp=spec.option("mlp", MLP))
+        return Transformer(spec.option("p"))
 
     def reference_model(self, spec: RunSpec) -> nn.Module:
-        return FullTransformer(spec.option("p"), d_mlp=spec.option("mlp", MLP))
+        return FullTransformer(spec.option("p"))
 
     def configuration(self, spec: RunSpec) -> str:
         return f"p = {spec.option('p')}"
@@ -90,62 +87,3 @@ class Modular(Task):
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (outputs.argmax(dim=1) == targets).to(outputs.dtype)}
-
-
-class Transformer(nn.Module):
-    """One causal attention layer and an MLP, no LayerNorm, nothing tied, computed at the answer position only.
-
-    In a single layer, keys and values depend on (token, position) alone, so they are made once a token instead of once
-    an example, and only the "=" attends, is transformed and unembedded. Same numbers as `FullTransformer`, to rounding.
-    """
-
-    def __init__(self, p: int, d_model: int = 128, heads: int = 4, d_mlp: int = MLP) -> None:
-        super().__init__()
-        self.p, tokens, d_head = p, p + 1, d_model // heads
-
-        def normal(*shape: int, fan: int = d_model) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape) / fan**0.5)
-
-        self.embed, self.position = normal(tokens, d_model), normal(3, d_model)
-        self.query, self.key, self.value = (normal(heads, d_head, d_model) for _ in range(3))
-        self.out = normal(d_model, d_model)
-        self.mlp_in, self.mlp_in_bias = normal(d_mlp, d_model), nn.Parameter(torch.zeros(d_mlp))
-        self.mlp_out, self.mlp_out_bias = normal(d_model, d_mlp), nn.Parameter(torch.zeros(d_model))
-        self.unembed = normal(tokens, d_model, fan=tokens)
-
-    def forward(self, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch token"]:
-        heads, d_head, _ = self.query.shape
-        equals = self.embed[self.p] + self.position[2]
-        tables = [self.embed[: self.p] + self.position[i] for i in range(2)] + [equals.unsqueeze(0)]
-        query = torch.einsum("hkd,d->hk", self.query, equals)
-        towards = torch.einsum("hkd,hk->dh", self.key, query) / d_head**0.5
-        scores = [table @ towards for table in tables]  # (token, head)
-        values = [table @ self.value.flatten(0, 1).T for table in tables]  # (token, head * d_head)
-        a, b = pairs.unbind(dim=1)
-        score_a, score_b = F.embedding(a, scores[0]), F.embedding(b, scores[1])
-        weights = torch.stack([score_a, score_b, scores[2].expand_as(score_a)]).softmax(dim=0)  # (3, batch, head)
-        mixed = sum(
-            weight.unsqueeze(-1) * value.unflatten(-1, (heads, d_head))
-            for weight, value in zip(
-                weights, (F.embedding(a, values[0]), F.embedding(b, values[1]), values[2]), strict=True
-            )
-        )
-        residual = equals + mixed.flatten(1) @ self.out.T
-        hidden = F.relu(F.linear(residual, self.mlp_in, self.mlp_in_bias))
-        return F.linear(residual + F.linear(hidden, self.mlp_out, self.mlp_out_bias), self.unembed)
-
-
-class FullTransformer(Transformer):
-    """The plain form: the whole sequence through every layer, the last position read at the end."""
-
-    def forward(self, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch token"]:
-        d_head = self.query.shape[1]
-        tokens = torch.cat([pairs, torch.full_like(pairs[:, :1], self.p)], dim=1)
-        x = self.embed[tokens] + self.position
-        query, key, value = (torch.einsum("hkd,bpd->bhpk", w, x) for w in (self.query, self.key, self.value))
-        scores = query @ key.transpose(-1, -2) / d_head**0.5
-        future = torch.ones(3, 3, dtype=torch.bool, device=pairs.device).triu(diagonal=1)
-        attention = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
-        x = x + (attention @ value).transpose(1, 2).flatten(2) @ self.out.T
-        x = x + F.linear(F.relu(F.linear(x, self.mlp_in, self.mlp_in_bias)), self.mlp_out, self.mlp_out_bias)
-        return F.linear(x, self.unembed)[:, -1]
