@@ -87,6 +87,7 @@ def _run_options(command: Any) -> Any:
 @click.option("--sphere/--no-sphere", default=None, help=HELP["sphere"])
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="One of the task's own: --option p=97.")
 @click.option("--full-batch", is_flag=True, help="All training examples at every step.")
+@click.option("--keep", type=console.CommaList(click.IntRange(0)), help="Steps whose weights are kept: 0,1000.")
 @console.device_option
 @results_option
 @click.option("--out", type=click.Path(path_type=Path), help="The curve's PNG. Default: beside the run in the store.")
@@ -98,6 +99,7 @@ def run_one(
     out: Path | None,
     force: bool,
     full_batch: bool,
+    keep: tuple[int, ...] | None,
     options: tuple[str, ...],
     **fields: Any,
 ) -> None:
@@ -114,6 +116,7 @@ def run_one(
     chosen = get_task(task)
     spec = chosen.spec.replace(**{name: value for name, value in fields.items() if value is not None})
     spec = spec.replace(options=_with_options(chosen, options))
+    spec = spec.replace(keep=keep or ())
     if full_batch:
         spec = spec.replace(batch_size=None)
     store = Store(results)
@@ -128,6 +131,8 @@ def run_one(
     click.echo(f"t_gen      {_time(times['t_gen'], times['gen_censored'])}")
     _save_curve(png, spec, curves)
     click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {png}")
+    if keep:
+        click.echo(f"weights, a state_dict a step: {store.weights_path(spec)}")
 
 
 def _with_options(task: Task, given: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:

@@ -49,6 +49,7 @@ class Options:
         missing: tasks whose data are not, and why.
         sizes: training-set sizes, in a figure that compares them; () leaves them to the preset.
         reading: numbers as the published code takes them, or corrected (reproductions/differences.md).
+        store: where the runs are, for a picture that needs their weights.
     """
 
     preset: str = "default"
@@ -58,6 +59,7 @@ class Options:
     n_train: int | None = None
     sizes: tuple[int, ...] = ()
     reading: Reading = "published"
+    store: Store | None = None
 
     @property
     def statistic(self) -> Literal["best", "last"]:
@@ -188,6 +190,7 @@ class Reproduction:
             n_train=n_train if isinstance(n_train, int) else None,
             sizes=n_train if isinstance(n_train, tuple) else (),
             reading=reading,
+            store=store,
         )
         options = self._with_available(options, tasks)
         specs = self.sweep(options)

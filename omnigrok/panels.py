@@ -213,17 +213,18 @@ def partition_figure(partition: Partition, anchors: np.ndarray, labels: Sequence
     """A partition's boundaries, decision boundary and the points that its plane goes through."""
     figure, ax = plt.subplots(figsize=(1.3 * HEIGHT, 1.3 * HEIGHT))
     partition_panel(ax, partition, anchors, labels)
+    ax.set_title(f"{len(partition.regions):,} regions", fontsize=10)
     return figure
 
 
 def partition_panel(ax: Axes, partition: Partition, anchors: np.ndarray, labels: Sequence[str] = ()) -> None:
     """The panel of `partition_figure` on axes that are there already."""
-    ax.add_collection(LineCollection(list(partition.boundaries), colors="black", linewidths=0.35, rasterized=True))
+    thin = 0.35 * min(1.0, 40 / max(1, len(partition.boundaries)) ** 0.5)  # many lines: their density is seen as grey
+    ax.add_collection(LineCollection(list(partition.boundaries), colors="black", linewidths=thin, rasterized=True))
     ax.add_collection(LineCollection(list(partition.decision), colors=COLOURS["train"], linewidths=1.8))
     ax.plot(*anchors.T, "o", color=COLOURS["test"], mec="white", ms=8)
     for label, (x, y) in zip(labels, anchors, strict=False):
         ax.annotate(label, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9, fontweight="bold")
     width = partition.plane.half_width
     ax.set(xlim=(-width, width), ylim=(-width, width), aspect="equal", xlabel="along u", ylabel="along v")
-    ax.set_title(f"{len(partition.regions):,} regions", fontsize=10)
     ax.grid(False)

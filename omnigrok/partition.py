@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from omnigrok.errors import OmnigrokError
+from omnigrok.spec import generator
+from omnigrok.task import TaskData
+from omnigrok.trainer import Trainer
 
 TOLERANCE = 1e-12
 """Relative to a unit's largest value on a polygon: below it a vertex lies on the unit's zero set."""
@@ -117,7 +120,9 @@ class Partition:
         segments = self.boundaries if to == "boundaries" else self.decision
         if len(segments) == 0:
             return np.full(len(coordinates), np.inf)
-        return np.array([distances_to(segments, point).min() for point in coordinates])
+        chunk = max(1, 2**18 // len(segments))
+        parts = [coordinates[i : i + chunk] for i in range(0, len(coordinates), chunk)]
+        return np.concatenate([distances_to(segments, part).min(axis=1) for part in parts])
 
     def share_near_decision(self, within: float) -> float:
         """Share of the boundaries' length that lies within a distance of the decision boundary, by their midpoints."""
@@ -126,6 +131,16 @@ class Partition:
         near = self.distances(self.boundaries.mean(axis=1), "decision") <= within
         length = lengths(self.boundaries)
         return float(length[near].sum() / length.sum())
+
+    def crowding(self, within: float, seed: int = 0, samples: int = 2000) -> float:
+        """Density of boundary length within a distance of the decision boundary, over that on the whole square.
+
+        Above 1 the boundaries crowd around the decision boundary. The area near it is that share of uniform points.
+        """
+        draw = torch.rand(samples, 2, generator=generator(seed, "crowding"), dtype=torch.float64)
+        uniform = self.plane.half_width * (2 * draw.numpy() - 1)
+        area = float((self.distances(uniform, "decision") <= within).mean())
+        return self.share_near_decision(within) / area if area > 0 else 0.0
 
 
 def partition(model: nn.Module, plane: Plane) -> Partition:
@@ -382,9 +397,42 @@ def lengths(segments: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1)
 
 
-def distances_to(segments: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of one point to each segment."""
+def distances_to(segments: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each point to each segment, (points, segments)."""
     start, along = segments[:, 0], segments[:, 1] - segments[:, 0]
-    share = np.clip(((point - start) * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-300), 0, 1)
-    distance: NDArray[np.float64] = np.linalg.norm(start + share[:, None] * along - point, axis=1)
+    length = np.maximum((along**2).sum(axis=1), 1e-300)
+    x, y = points[:, :1] - start[:, 0], points[:, 1:] - start[:, 1]
+    share = np.clip((x * along[:, 0] + y * along[:, 1]) / length, 0, 1)
+    distance: NDArray[np.float64] = np.hypot(x - share * along[:, 0], y - share * along[:, 1])
     return distance
+
+
+@dataclass(frozen=True)
+class PartitionProbe:
+    """Logs how the linear regions lie on the plane through three training examples, run by run.
+
+    Metrics: `regions`, their number on the square; `boundary_length`; `boundary_distance` and `decision_distance`, mean
+    distance of the three examples to the nearest boundary and to the decision boundary (the square's half-width where
+    there is none); `crowding`, the density of boundaries within a tenth of the half-width of the decision boundary over
+    that of the whole square (Humayun et al. 2024: regions migrate from the data to the decision boundary).
+    """
+
+    examples: tuple[int, int, int] = (0, 1, 2)
+    margin: float = 1.2
+
+    def plane(self, data: TaskData) -> Plane:
+        return Plane.through(data.train_inputs[0][list(self.examples)].cpu(), self.margin)
+
+    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]:
+        plane = self.plane(trainer.data)
+        anchors = plane.coordinates(trainer.data.train_inputs[0][list(self.examples)].cpu())
+        rows = []
+        for r in range(len(trainer.specs)):
+            found = partition(trainer.runs.model(r), plane)
+            near, decided = (
+                np.minimum(found.distances(anchors, to), plane.half_width).mean() for to in ("boundaries", "decision")
+            )
+            crowding = found.crowding(plane.half_width / 10)
+            rows.append((len(found.regions), found.boundary_length(), near, decided, crowding))
+        names = ("regions", "boundary_length", "boundary_distance", "decision_distance", "crowding")
+        return dict(zip(names, torch.tensor(rows, dtype=torch.float64).T, strict=True))

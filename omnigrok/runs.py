@@ -6,6 +6,7 @@ sphere divides it by its norm. A batch of one run is an ordinary module and take
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -158,6 +159,16 @@ class Runs:
     def _gradients(self, losses: Float[Tensor, "runs"]) -> tuple[Tensor, ...]:
         """No run's loss depends on another's parameters: the gradient of the sum is each run's own."""
         return torch.autograd.grad(losses, list(self.params.values()), self._ones)
+
+    def stacked(self) -> dict[str, Tensor]:
+        """A copy of the parameters and buffers of all runs, by their names in the module."""
+        return {name: x.detach().clone() for name, x in (*self.params.items(), *self.buffers.items())}
+
+    def model(self, r: int) -> nn.Module:
+        """A copy of the module of run r, on the CPU."""
+        module = copy.deepcopy(self.module).to_empty(device="cpu")
+        module.load_state_dict({name: x[r] for name, x in self.stacked().items()})
+        return module
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {"params": {k: p.detach() for k, p in self.params.items()}, "buffers": self.buffers}

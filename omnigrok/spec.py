@@ -60,6 +60,8 @@ class RunSpec:
     options: tuple[tuple[str, Any], ...] = ()
     probes: tuple[Probe, ...] = ()
     perturbation: Perturbation | None = None
+    keep: tuple[int, ...] = ()
+    """Steps whose weights are kept beside the run's table: `Store.weights`."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, rule: str) -> None:
@@ -87,6 +89,7 @@ class RunSpec:
         need(self.dtype in DTYPES, "dtype", "float32 or float64")
         need(self.subset in ("first", "shuffled"), "subset", "first or shuffled")
         need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
+        need(all(0 <= step <= self.steps for step in self.keep), "keep", f"steps from 0 to {self.steps}")
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed."""

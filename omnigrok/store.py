@@ -3,6 +3,7 @@
 ``results/<task>/<hash>.parquet`` holds the long table (run, task, alpha, n_train, weight_decay, seed, step, split,
 metric, value). Its metadata holds the spec, the content checksum and the provenance; what differs between two
 identical computations (time, host load) is under a key of its own, `HOST_KEY`.
+Weights that a run keeps lie as ``results/<task>/weights/<hash>.pt``.
 Batches in progress lie as ``results/<task>/checkpoints/<hash>.pt``, locks as ``results/<task>/locks/<hash>``.
 """
 
@@ -66,6 +67,27 @@ class Store:
         with atomic(self.path(spec)) as temporary:
             pq.write_table(arrow, temporary, compression="zstd")
 
+    def write_weights(self, spec: RunSpec, weights: dict[int, dict[str, torch.Tensor]]) -> None:
+        """Keep a run's weights at some steps. Written before its table: a finished run has them."""
+        with atomic(self.weights_path(spec)) as temporary:
+            torch.save(weights, temporary)
+
+    def weights_path(self, spec: RunSpec) -> Path:
+        return self.root / spec.task / "weights" / f"{run_hash(spec)}.pt"
+
+    def weights(self, spec: RunSpec) -> dict[int, dict[str, torch.Tensor]]:
+        """The state_dicts of a finished run at the steps of `spec.keep`, for the module of ``task.model(spec)``.
+
+        Raises:
+            OmnigrokError: there are none, or the file is damaged.
+        """
+        path = self.weights_path(spec)
+        try:
+            kept: dict[int, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise OmnigrokError(f"no weights at {path} ({first_line(error)}); --force trains the run again") from error
+        return kept
+
     def read(self, spec: RunSpec) -> pd.DataFrame | None:
         """The long table of a run; None when the run is not finished.
 
@@ -98,6 +120,7 @@ class Store:
 
     def delete(self, spec: RunSpec) -> None:
         self.path(spec).unlink(missing_ok=True)
+        self.weights_path(spec).unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
         return sorted(self.root.glob("*/*.parquet"))

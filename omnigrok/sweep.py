@@ -275,9 +275,11 @@ class _Worker:
             "runs_per_batch": len(specs),
         }
         host = {"finished": time.time(), "batch_seconds": spent + time.time() - start}
-        for each, frame in zip(specs, trainer.frames(), strict=True):
+        for each, frame, weights in zip(specs, trainer.frames(), trainer.weights(), strict=True):
             if each in missing:
                 run["data"]["n"] = each.n_train
+                if weights:
+                    self.store.write_weights(each, weights)
                 self.store.write(each, frame, run, host)
         path.unlink(missing_ok=True)
 

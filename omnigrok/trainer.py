@@ -51,6 +51,7 @@ SHARED_FIELDS = (
     "options",
     "probes",
     "perturbation",
+    "keep",
 )
 """What the runs of one batch have in common. All else may differ from run to run."""
 
@@ -89,6 +90,7 @@ class Trainer:
         self._order = BatchOrder(specs, self.device)
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        self._kept: dict[int, dict[str, Tensor]] = {}
         self._held = torch.tensor([spec.sphere for spec in specs], device=device)
         self._any_held = any(spec.sphere for spec in specs)
         decays = {spec.weight_decay for spec in specs}
@@ -119,6 +121,8 @@ class Trainer:
                 self.measure()
                 if progress is not None:
                     progress(self.step)
+            if self.step in self.spec.keep and self.step not in self._kept:
+                self._kept[self.step] = self.runs.stacked()
             if self.step >= self.spec.steps:
                 break
             self.update()
@@ -211,6 +215,13 @@ class Trainer:
             for r in range(len(self.specs))
         ]
 
+    def weights(self) -> list[dict[int, dict[str, Tensor]]]:
+        """For each run, the kept steps with the state_dict of its module."""
+        return [
+            {step: {name: x[r].cpu().clone() for name, x in state.items()} for step, state in self._kept.items()}
+            for r in range(len(self.specs))
+        ]
+
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on with the same bits: there is no generator state, batch order is keyed by step."""
         return {
@@ -219,6 +230,7 @@ class Trainer:
             "runs": self.runs.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "log": {"/".join(key): torch.stack(values) for key, values in self._log.items()},
+            "kept": self._kept,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -230,6 +242,7 @@ class Trainer:
             split, metric = key.split("/", 1)
             self._log[split, metric] = list(values.to(self.device))
         self._measured = state["measured"]
+        self._kept = dict(state.get("kept", {}))
 
     def _evaluate(
         self, inputs: Inputs, targets: Tensor, rows: Tensor | None = None

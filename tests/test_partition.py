@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from omnigrok import OmnigrokError
-from omnigrok.partition import Plane, partition, polygon_area
+from omnigrok import OmnigrokError, get_task
+from omnigrok.partition import Partition, PartitionProbe, Plane, distances_to, partition, polygon_area
 from omnigrok.spec import generator
+from omnigrok.trainer import Trainer
 
 
 def built(make, seed=0):
@@ -168,3 +169,37 @@ def test_an_mnist_network_takes_seconds_and_has_thousands_of_regions():
     assert 4_000 < len(found.regions) < 12_000
     assert sum(polygon_area(region.polygon) for region in found.regions) == pytest.approx(64.0, rel=1e-9)
     print(f"{time.perf_counter() - start:.1f} s")
+
+
+def test_distance_to_a_segment():
+    segment = np.array([[[0.0, 0.0], [2.0, 0.0]]])
+    points = np.array([[1.0, 1.0], [-3.0, 4.0], [2.0, 0.5]])
+    assert distances_to(segment, points)[:, 0] == pytest.approx([1.0, 5.0, 0.5])
+
+
+def test_crowding_is_one_for_even_lines_and_more_where_they_gather():
+    plane = Plane(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 1.0)
+
+    def lines(heights):
+        return np.array([[[x, y], [x + 0.01, y]] for y in heights for x in np.arange(-1, 1, 0.01)])
+
+    decision = lines([0.0])
+    even = Partition(plane, [], lines(np.linspace(-0.99, 0.99, 199)), decision)
+    gathered = Partition(plane, [], lines(np.linspace(-0.09, 0.09, 19)), decision)
+    assert even.crowding(0.1) == pytest.approx(1.0, abs=0.15)
+    assert gathered.crowding(0.1) == pytest.approx(10.0, rel=0.15)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_probe_says_of_each_run_what_its_own_partition_is(mnist_data, count):
+    task = get_task("mnist")
+    spec = task.spec.replace(dtype="float64", n_train=20, steps=3, options=(("depth", 3), ("width", 12)))
+    trainer = Trainer(task, [spec.replace(seed=s) for s in range(count)], mnist_data)
+    trainer.update()
+    probe = PartitionProbe()
+    logged = probe(trainer)
+    for r in range(count):
+        found = partition(trainer.runs.model(r), probe.plane(mnist_data))
+        assert logged["regions"][r] == len(found.regions)
+        assert logged["boundary_length"][r] == pytest.approx(found.boundary_length())
+    assert count == 1 or logged["boundary_length"][0] != logged["boundary_length"][1]

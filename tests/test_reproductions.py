@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from omnigrok.claims import known_deviations, read_sidecars
 from omnigrok.figure import Options
+from omnigrok.partition import PartitionProbe
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
 from omnigrok.style import tidy
@@ -43,7 +44,10 @@ def invented(specs):
         if spec.task == "modular_toy":  # fitted from a norm on that grows with the messiness, the more the more pairs
             needed = 2.5 + 10 * spec.option("messiness") * spec.n_train / 54
             series["train", "loss"] = 0.02 * np.exp(-4 * (spec.alpha - needed)) + 0 * steps
-        if spec.probes:  # falls, climbs to a peak at step 1,000, falls again; then robustness rises
+        if any(isinstance(probe, PartitionProbe) for probe in spec.probes):
+            names = ("regions", "boundary_distance", "decision_distance", "crowding")
+            series |= {("probe", name): 1 + reached for name in names}
+        elif spec.probes:  # falls, climbs to a peak at step 1,000, falls again; then robustness rises
             climb = np.exp(-(np.log10((steps + 1) / 1_000) ** 2))
             series |= {("probe", f"lc_{name}"): 2 + 30 * climb for name in ("train", "test", "random")}
             series |= {
@@ -61,16 +65,27 @@ def invented(specs):
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
+def lines_of_partitions(specs, store):
+    """What `fig_partition` keeps beside a run's weights."""
+    for spec in specs:
+        for step in spec.keep:
+            path = store.weights_path(spec).with_name(f"{run_hash(spec)}-{step}.partition.npz")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = np.random.default_rng(step).uniform(-5, 5, (8, 2, 2))
+            np.savez(path, boundaries=lines, decision=lines[:2])
+
+
 def options(figure, **changes):
     return Options(tasks=tuple(figure.tasks()), seeds=figure.seeds["default"], **changes)
 
 
 @pytest.mark.parametrize("reading", ["published", "corrected"])
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_panel_is_drawn_and_every_claim_measured(name, reading):
+def test_every_panel_is_drawn_and_every_claim_measured(name, reading, store):
     figure = FIGURES[name]
-    chosen = options(figure, reading=reading)
+    chosen = options(figure, reading=reading, store=store)
     specs = figure.sweep(chosen)
+    lines_of_partitions(specs, store)
     assert all(seed in {s.seed for s in specs} for seed in range(3))
     tables = figure.tables(invented(specs), chosen)
     assert all(len(table) for table in tables.values())

@@ -9,11 +9,13 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from omnigrok import Store, get_task, run_sweep
 from omnigrok import sweep as sweep_module
 from omnigrok.batching import Batching, measure
-from omnigrok.errors import SpecError
+from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok.runs import scaled_model
 from omnigrok.store import HOST_KEY, RUN_KEY
 from omnigrok.sweep import describe, plan, task_data
 from omnigrok.trainer import Trainer
@@ -100,6 +102,38 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         before = checkpoints()
         time.sleep(3.0)
     assert checkpoints() == before
+
+
+def test_kept_weights_are_those_of_their_steps(store, spec):
+    specs = [spec.replace(seed=s, keep=(0, 7, 30)) for s in range(2)]
+    run_sweep(specs, store, runs_per_batch=2, show_progress=False)
+    task = get_task(spec.task)
+    for each in specs:
+        kept = store.weights(each)
+        assert list(kept) == [0, 7, 30]
+        for step, state in kept.items():
+            trainer = Trainer(task, [each], task_data(each, "cpu"))
+            for _ in range(step):
+                trainer.update()
+            model = scaled_model(task, each)
+            model.load_state_dict(state)
+            for one, other in zip(model.parameters(), trainer.runs.model(0).parameters(), strict=True):
+                torch.testing.assert_close(one, other)
+    store.delete(specs[0])
+    with pytest.raises(OmnigrokError, match="no weights"):
+        store.weights(specs[0])
+
+
+def test_a_resumed_run_keeps_the_weights_of_steps_before(spec):
+    spec = spec.replace(keep=(0, 5, 20))
+    task, data = get_task(spec.task), task_data(spec, "cpu")
+    first, second = (Trainer(task, [spec], data) for _ in range(2))
+    states = []
+    first.train(checkpoint=lambda: states.append((first.step, first.state_dict())), checkpoint_seconds=0)
+    [state] = [state for step, state in states if step == 10]
+    second.load_state_dict({**state, "kept": {k: v for k, v in state["kept"].items() if k <= 10}})
+    second.train()
+    assert sorted(second.weights()[0]) == [0, 5, 20]
 
 
 def test_a_finished_run_is_never_trained_again(store, spec, monkeypatch):

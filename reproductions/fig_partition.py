@@ -1,0 +1,138 @@
+"""Linear regions migrate from the data to the decision boundary (Humayun et al. 2024, Fig. 1 and section 3).
+
+The network of `fig_delayed_robustness` on the plane through three training images: every line is the zero set of a
+unit, every cell a region on which the network is affine, exact and in float64; orange is the decision boundary. Below,
+for three seeds: the number of regions, how far the three images lie from the nearest boundary and from the decision
+boundary, and how the boundaries crowd around the decision boundary (density within a tenth of the half-width, over
+the square's). Pictures are of seed 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from omnigrok.analysis import CURVE_FIELDS
+from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.figure import Options, Reproduction
+from omnigrok.panels import partition_panel
+from omnigrok.partition import Partition, PartitionProbe, partition
+from omnigrok.runs import scaled_model
+from omnigrok.spec import RunSpec
+from omnigrok.store import Store, atomic
+from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.sweep import task_data
+from omnigrok.task import get_task, run_hash
+from reproductions.robust_runs import HUMAYUN, curve, mnist, plot
+
+STEPS = {"quick": 20, "default": 60_000, "paper": 1_000_000}
+PICTURES = {"quick": (0, 20), "default": (0, 100, 1_000, 10_000, 60_000), "paper": (0, 100, 1_000, 10_000, 1_000_000)}
+PROBES = {"quick": PartitionProbe(margin=0.2), "default": PartitionProbe(), "paper": PartitionProbe()}
+FROM = 1_000  # the step that the end is compared with: the training set is interpolated by then
+NUMBERS = {
+    "regions": "regions on the plane",
+    "boundary_distance": "distance of the images\nto the nearest boundary",
+    "decision_distance": "distance of the images\nto the decision boundary",
+    "crowding": "crowding of boundaries\nat the decision boundary",
+}
+
+
+def sweep(options: Options) -> list[RunSpec]:
+    base = mnist(options.preset == "quick").replace(
+        steps=STEPS[options.preset],
+        evaluation_density=0,
+        probes=(PROBES[options.preset],),
+        keep=PICTURES[options.preset],
+    )
+    base = base.replace(n_train=options.n_train or base.n_train)
+    return [base.replace(seed=seed) for seed in range(options.seeds)]
+
+
+def tables(runs: pd.DataFrame, options: Options) -> Tables:
+    return {"": runs[CURVE_FIELDS]}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The lines of a partition, the images' places and labels."""
+
+    partition: Partition
+    anchors: np.ndarray
+    labels: list[str]
+
+
+def picture(spec: RunSpec, step: int, store: Store) -> Picture:
+    """The partition of a run's kept weights. Its lines are kept beside the weights: they take seconds to compute."""
+    [probe] = (p for p in spec.probes if isinstance(p, PartitionProbe))
+    data, task = task_data(spec, "cpu"), get_task(spec.task)
+    plane, images = probe.plane(data), data.train_inputs[0][list(probe.examples)]
+    path = store.weights_path(spec).with_name(f"{run_hash(spec)}-{step}.partition.npz")
+    if not path.is_file():
+        model = scaled_model(task, spec)
+        model.load_state_dict(store.weights(spec)[step])
+        found = partition(model, plane)
+        with atomic(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, boundaries=found.boundaries, decision=found.decision)
+    lines = np.load(path)
+    labels = [str(int(label)) for label in data.train_targets[list(probe.examples)].argmax(dim=1)]
+    return Picture(Partition(plane, [], lines["boundaries"], lines["decision"]), plane.coordinates(images), labels)
+
+
+def draw(tables: Tables, options: Options) -> Figure:
+    steps = PICTURES[options.preset]
+    figure = plt.figure(figsize=(0.95 * WIDTH * len(steps), 2.1 * HEIGHT))
+    rows = figure.add_gridspec(2, 1, height_ratios=(1.25, 1))
+    pictures, numbers = rows[0].subgridspec(1, len(steps)), rows[1].subgridspec(1, len(NUMBERS))
+    regions = curve(tables[""], "probe", "regions")
+    for i, step in enumerate(steps):
+        ax = figure.add_subplot(pictures[i])
+        if options.store is not None:
+            shown = picture(sweep(options)[0], step, options.store)
+            partition_panel(ax, shown.partition, shown.anchors, shown.labels)
+        ax.set_title(f"step {step:,}: {regions.loc[step].iloc[0]:,.0f} regions", fontsize=10)
+        if i:
+            ax.set(ylabel="")
+    for i, (metric, label) in enumerate(NUMBERS.items()):
+        ax = figure.add_subplot(numbers[i])
+        plot(ax, curve(tables[""], "probe", metric), COLOURS["norm"], "")
+        ax.axvline(FROM, color="#999999", lw=0.8, ls=":")
+        ax.set(xscale="log", xlabel="optimizer steps", ylabel=label)
+        ax.set_ylim(bottom=0)
+    return figure
+
+
+def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
+    """The last value over that at step FROM, seed by seed."""
+    values = curve(tables[""], "probe", metric)
+    return values.iloc[-1] / values.loc[FROM]
+
+
+SOURCE = "Humayun 2024 section 3"
+CLAIMS = [
+    Claim("fewer", "Regions on the plane at the end over those at step 1,000", SOURCE, at_most(0.5),
+          lambda t: at_the_end_over(t, "regions")),
+    Claim("recede", "Distance of three training images to the nearest boundary: at the end over that at step 1,000",
+          SOURCE, at_least(2), lambda t: at_the_end_over(t, "boundary_distance")),
+    Claim("margin", "Distance of three training images to the decision boundary: at the end over that at step 1,000",
+          SOURCE, at_least(1), lambda t: at_the_end_over(t, "decision_distance")),
+    Claim("crowd", "Crowding of boundaries at the decision boundary: at the end over that at step 1,000", SOURCE,
+          at_least(1), lambda t: at_the_end_over(t, "crowding")),
+]  # fmt: skip
+
+FIGURE = Reproduction(
+    name="fig_partition",
+    paper=f"{HUMAYUN}, Fig. 1 and section 3",
+    doc=__doc__,
+    tasks=lambda: ["mnist"],
+    sweep=sweep,
+    tables=tables,
+    draw=draw,
+    claims=CLAIMS,
+)
+
+if __name__ == "__main__":
+    FIGURE.main()
