@@ -40,6 +40,9 @@ AFFINE_MODULES = (
 )  # fmt: skip
 AFFINE_METHODS = ("flatten", "view", "reshape", "mean", "squeeze", "unsqueeze")
 AFFINE_FUNCTIONS = (torch.flatten, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean)
+SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "sub")
+PRODUCTS, QUOTIENTS = (operator.mul, operator.imul, torch.mul, "mul"), (operator.truediv, torch.div, "div")
+"""Affine where the other factor, or the divisor, is a constant."""
 Polygon = NDArray[np.float64]
 
 
@@ -175,6 +178,9 @@ class _Walk:
     def __init__(self, model: nn.Module, graph: fx.Graph, area: float) -> None:
         self.modules = dict(model.named_modules())
         self.nodes = list(graph.nodes)
+        self.constants = {
+            node.name: operator.attrgetter(str(node.target))(model) for node in self.nodes if node.op == "get_attr"
+        }
         self.area = area
         self.segments: list[NDArray[np.float64]] = []
         last_use = {arg.name: i for i, node in enumerate(self.nodes) for arg in node.all_input_nodes}
@@ -215,7 +221,7 @@ class _Walk:
     def affine(self, node: fx.Node, regions: list[_Live]) -> None:
         """An affine call on the maps of many regions as one batch: its constant part belongs to the third map alone."""
         self.check(node)
-        needed = [argument.name for argument in node.all_input_nodes]
+        needed = [argument.name for argument in self.variables(node)]
         size = max(regions[0].tensors[name].numel() for name in needed)
         chunk = max(1, BATCH // size)
         for start in range(0, len(regions), chunk):
@@ -232,7 +238,7 @@ class _Walk:
         """What the node does, on a batch of tensors by name."""
 
         def value(argument: Any) -> Any:
-            return values[argument.name] if isinstance(argument, fx.Node) else argument
+            return {**self.constants, **values}[argument.name] if isinstance(argument, fx.Node) else argument
 
         arguments, keywords = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
         result: Tensor
@@ -244,10 +250,16 @@ class _Walk:
             result = node.target(*arguments, **keywords)  # type: ignore[operator]
         return result
 
+    def variables(self, node: fx.Node) -> list[fx.Node]:
+        """The arguments that depend on the input."""
+        return [argument for argument in node.all_input_nodes if argument.name not in self.constants]
+
     def check(self, node: fx.Node) -> None:
         """Raises OmnigrokError for a call that is not known to be affine."""
         known = (
-            node.target in (operator.add, operator.iadd, torch.add, "add")
+            node.target in SUMS
+            or (node.target in PRODUCTS and len(self.variables(node)) == 1)
+            or (node.target in QUOTIENTS and self.variables(node) == list(node.args[:1]))
             or (node.op == "call_module" and isinstance(self.modules[str(node.target)], AFFINE_MODULES))
             or (node.op == "call_method" and node.target in AFFINE_METHODS)
             or (node.op == "call_function" and node.target in AFFINE_FUNCTIONS)

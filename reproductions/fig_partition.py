@@ -108,7 +108,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
     """The last value over that at step FROM, seed by seed."""
     values = curve(tables[""], "probe", metric)
-    return values.iloc[-1] / values.loc[FROM]
+    return values.iloc[-1] / values.T[FROM]
 
 
 SOURCE = "Humayun 2024 section 3"

@@ -19,10 +19,11 @@ from omnigrok.task import run_hash
 from reproductions import all as everything
 from reproductions import fig_train_size
 from reproductions.paper import Cited, cited
+from reproductions.robust_runs import CIFAR_EPS, EPS
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {figure.name: figure for figure in everything.figures()}
-ONLY_AT_THE_PAPER_PRESET = {"plateau", "final-norm", "most-reviews"}
+ONLY_AT_THE_PAPER_PRESET = {"plateau", "final-norm", "most-reviews", "cifar-rise"}
 
 
 def invented(specs):
@@ -54,7 +55,9 @@ def invented(specs):
                 ("probe", name): 0.1 * reached for name in ("lc_train_dead", "lc_train_always_on", "zero_gradient")
             }
             late = np.clip(0.7 * steps / (steps + 20_000), 0, 1)
-            series |= {("probe", f"{kind}_{eps:g}"): late for kind in ("robust", "margin") for eps in (0.06, 0.1, 0.2)}
+            series |= {
+                ("probe", f"{kind}_{eps:g}"): late for kind in ("robust", "margin") for eps in (*EPS, *CIFAR_EPS)
+            }
         for (split, metric), values in series.items():
             parts.append(
                 pd.DataFrame({"step": steps, "split": split, "metric": metric, "value": values}).assign(
