@@ -12,7 +12,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any
 
@@ -23,6 +23,9 @@ from omnigrok.provenance import cores
 __all__ = ["Executor", "WorkerProgress", "completed", "process_pool"]
 
 POLL_SECONDS = 0.5
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1)}
+"""What a worker frees stays with it: glibc would give large blocks back at every step and take them anew, page by page.
+Other C libraries do not read these."""
 
 
 class WorkerProgress:
@@ -52,6 +55,18 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the block; what the user has set stays."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]:
     """A pool of processes that divide the machine's threads among them, and a call that tells the work they have done.
 
@@ -62,7 +77,8 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
     threads = max(1, cores() // workers)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, shared))
     try:
-        yield pool, lambda: shared.value
+        with _environment(KEEP_MEMORY):  # of the workers, which start as work is submitted
+            yield pool, lambda: shared.value
     except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time
         for worker in multiprocessing.active_children():
             worker.terminate()
