@@ -1,5 +1,6 @@
 """Attacks stay in their ball, are the same alone and together, and do not take a masked gradient for robustness."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,3 +124,44 @@ def test_the_attack_is_part_of_a_runs_identity():
     spec = get_task("mnist").spec
     hashes = {s.hash("data") for s in (spec, spec.replace(perturbation=PGD(0.1)), spec.replace(perturbation=PGD(0.2)))}
     assert len(hashes) == 3
+
+
+def test_a_librarys_attacks_agree(mnist_data):
+    """The accuracy that `RobustnessProbe` logs against APGD and Square of the Adversarial Robustness Toolbox.
+
+    No attack of the library may find 3 points less than the worse of ours, and its APGD must find as much.
+    """
+    from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    eps, n = 0.1, 200
+    task = get_task("mnist")
+    spec = task.spec.replace(alpha=1.0, steps=300, options=(("depth", 4),))
+    data = mnist_data.to(torch.float32)
+    trainer = Trainer(task, [spec], data)
+    for _ in range(spec.steps):
+        trainer.update()
+    ours = RobustnessProbe(eps=(eps,), steps=40, examples=n)(trainer)
+    best = min(ours[f"robust_{eps}"].item(), ours[f"margin_{eps}"].item())
+
+    images, labels = data.test_inputs[0][:n].view(n, 1, 28, 28).numpy(), data.test_targets[:n].numpy()
+    model = torch.nn.Sequential(torch.nn.Flatten(), trainer.runs.model(0)).eval()
+    shared = {"norm": float("inf"), "eps": eps, "batch_size": n, "verbose": False}
+    with torch.random.fork_rng():  # the library draws from the global generators
+        torch.manual_seed(0)
+        np.random.seed(0)
+        classifier = PyTorchClassifier(
+            model, torch.nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0.0, 1.0), device_type="cpu"
+        )
+        attacks = [
+            AutoProjectedGradientDescent(
+                classifier, eps_step=eps / 4, max_iter=40, nb_random_init=1, loss_type=loss, **shared
+            )
+            for loss in ("cross_entropy", "difference_logits_ratio")
+        ]
+        attacks.append(SquareAttack(classifier, max_iter=300, nb_restarts=1, **shared))
+        found = [classifier.predict(attack.generate(images, labels)) for attack in attacks]
+    first, second, square = ((f.argmax(axis=1) == labels.argmax(axis=1)).mean() for f in found)
+    assert min(first, second) == pytest.approx(best, abs=0.03)
+    assert square >= best - 0.03
+    assert best < accuracy(trainer, *batch(trainer, n)).item() - 0.1  # there was something to find
