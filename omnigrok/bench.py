@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from omnigrok.batching import MUCH_SLOWER, timed
+from omnigrok.complexity import ComplexityProbe, activations, changes, frame, signs
 from omnigrok.oracle import Examples
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
@@ -90,6 +91,30 @@ def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(vs_published=ms["published"] / table["ms"], vs_plain=ms["plain"] / table["ms"])
     share = table["runs"].map(limit) / table["ms"]
     return table.assign(share_of_limit=share.where(table["loop"] == "trainer"))
+
+
+def bench_probe(task: Task, spec: RunSpec, data: TaskData, device: str, runs: int = 32, points: int = 50) -> float:
+    """How many times faster `ComplexityProbe` is than a loop over models and points with the same frame.
+
+    The loop is the plain form: hooks on one model, the vertices of one point through all of its layers.
+    """
+    trainer = Trainer(task, [spec.replace(seed=seed) for seed in range(runs)], data, device)
+    probe = ComplexityProbe(points=points)
+    models = [trainer.runs.model(r).to(device) for r in range(runs)]
+    train, test = data.train_inputs[0][:points], data.test_inputs[0][:points]
+    offsets = frame(train.shape[1:], probe.directions, probe.radius).to(train)
+
+    @torch.no_grad()
+    def loop() -> None:
+        for model in models:
+            layers = activations(model)
+            for point in (*train, *test, *torch.rand_like(train)):
+                torch.stack([changes(p, n) for p, n in signs(model, layers, point.unsqueeze(0), offsets)]).sum(dim=0)
+
+    contenders: tuple[Callable[[], object], ...] = (loop, lambda: probe(trainer))
+    times = [[timed(work, device) for work in contenders] for _ in range(ROUNDS)]
+    plain, batched = (statistics.median(column) for column in zip(*times, strict=True))
+    return plain / batched
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -294,24 +294,32 @@ def claims(figures: Path, write: Path | None) -> None:
     show_default=True,
     help="Runs together, separated by commas.",
 )
+@click.option("--probe", is_flag=True, help="Instead, time the local-complexity probe of 32 runs of the first task.")
 @console.device_option
-def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], device: str) -> None:
+def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, device: str) -> None:
     """Time the trainer against the published style of loop, the strongest plain loop and the matrix products alone.
 
     All ratios are measured in one run. Do it on an idle machine.
     """
     import torch
 
-    from omnigrok.bench import ROUNDS, markdown
+    from omnigrok.bench import ROUNDS, bench_probe, markdown
     from omnigrok.bench import bench as measure
     from omnigrok.provenance import device_name
     from omnigrok.sweep import task_data
 
+    hardware = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if probe:
+        task = get_task((tasks or ("mnist",))[0])
+        ratio = bench_probe(task, task.spec, task_data(task.spec, device), device)
+        click.echo(
+            f"local complexity of 32 {task.name} runs: {ratio:.1f} times a loop over models and points; {hardware}"
+        )
+        return
     chosen = [get_task(name) for name in tasks or available_tasks()]
     tables = []
     for task in chosen:
         click.echo(f"timing {task.name} ...", err=True)
         tables.append(measure(task, task.spec, task_data(task.spec, device), device, sizes))
     click.echo(markdown(pd.concat(tables)))
-    hardware = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     click.echo(f"\n{hardware}; medians over n = {ROUNDS} rounds in which the loops take turns.")

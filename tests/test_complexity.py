@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from omnigrok import OmnigrokError, get_task
-from omnigrok.complexity import ComplexityProbe, activations, frame, local_complexity
+from omnigrok.complexity import ComplexityProbe, activations, frame, local_complexity, starts_affine
 from omnigrok.runs import scaled_model
 from omnigrok.spec import generator
 from omnigrok.sweep import task_data
@@ -38,6 +38,38 @@ def test_the_first_layer_is_the_closed_form(directions, radius):
     assert torch.equal(found.crossings[:, 0], expected)
     assert found.units.tolist() == [40, 20]
     assert torch.equal(found.total, found.crossings.sum(dim=1))
+
+
+class Opaque(nn.Module):
+    """A chain that does not look like one: every vertex goes through every layer."""
+
+    def __init__(self, chain):
+        super().__init__()
+        self.chain = chain
+
+    def forward(self, x):
+        return self.chain(x)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_the_shared_first_layer_equals_every_vertex_through_it(kind):
+    if kind == "linear":
+        chain, shape = mlp(12, 30, 20, 10, 3, activation=nn.LeakyReLU), (12,)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            convolution = nn.Conv2d(2, 5, 3)
+        chain = nn.Sequential(convolution, nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), mlp(5 * 16, 9, 3))
+        shape = (2, 6, 6)
+    chain = chain.double()
+    points = torch.rand(40, *shape, generator=generator(4), dtype=torch.float64)
+    assert starts_affine(chain)
+    assert not starts_affine(Opaque(chain))
+    fast, plain = (local_complexity(model, points, 0.6, 7) for model in (chain, Opaque(chain)))
+    assert torch.equal(fast.crossings, plain.crossings)
+    assert torch.equal(fast.dead, plain.dead)
+    assert torch.equal(fast.always_on, plain.always_on)
+    assert fast.total.max() > 0
 
 
 def test_the_frame_is_orthonormal_and_its_own():
