@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnigrok.errors import OmnigrokError
 from omnigrok.partition import AFFINE_MODULES
@@ -21,6 +23,13 @@ from omnigrok.spec import generator
 from omnigrok.trainer import Trainer
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
+OPERATORS = {
+    getattr(torch.ops.aten, name + suffix)
+    for name in ("relu", "leaky_relu", "hardtanh", "elu", "gelu", "silu")
+    for suffix in ("", "_")
+} | {torch.ops.aten.prelu, torch.ops.aten._prelu_kernel}
+Signs = tuple[Tensor, Tensor]
+"""Where pre-activations are positive, and where negative."""
 MEMORY = 256 * 2**20
 """Bytes that the vertices of one call may take."""
 
@@ -63,20 +72,21 @@ def local_complexity(
         points: on the model's device, in its dtype.
         radius: r, in the units of the input.
         directions: P, at most the number of input dimensions. One frame serves all points, as in the official code.
-        layers: modules whose input is a pre-activation; None finds every module of ACTIVATIONS. An activation that is
-            called as a function is not found: hand in the module before it, or make it a module.
+        layers: modules whose input is a pre-activation; None finds every module of ACTIVATIONS, and where one is called
+            as a function (in a TorchScript or exported model each is) every call of OPERATORS.
         seed: keys the frame; no global generator is touched.
         memory: bytes that a call's vertices may take.
 
     Raises:
         OmnigrokError: more directions than dimensions, no activation found, a radius that is not above 0.
     """
-    chosen = list(layers) if layers is not None else activations(model)
-    shared = layers is None and starts_affine(model)
     offsets = frame(points[0].shape, directions, radius, seed).to(points)
     chunk = max(1, memory // (offsets.numel() * offsets.element_size()))
     training = model.training
-    model.eval()
+    with contextlib.suppress(NotImplementedError):  # an exported model has no modes
+        model.eval()
+    chosen = layers if layers is not None else activations(model, points[:1])
+    shared = layers is None and bool(chosen) and starts_affine(model)
     counts, positive, negative = [], None, None
     try:
         with torch.no_grad():
@@ -88,7 +98,8 @@ def local_complexity(
                 positive = any_positive if positive is None else _either(positive, any_positive)
                 negative = any_negative if negative is None else _either(negative, any_negative)
     finally:
-        model.train(training)
+        with contextlib.suppress(NotImplementedError):
+            model.train(training)
     assert positive is not None
     assert negative is not None
     return LocalComplexity(
@@ -170,16 +181,24 @@ def frame(shape: Sequence[int], directions: int, radius: float, seed: int = 0) -
     return radius * torch.cat([orthonormal, -orthonormal]).view(2 * directions, *shape)
 
 
-def activations(model: nn.Module) -> list[nn.Module]:
-    """The modules whose input is a pre-activation.
+def activations(model: nn.Module, example: Tensor | None = None) -> list[nn.Module]:
+    """The modules whose input is a pre-activation; none where, on an example, activations are called as functions.
 
     Raises:
-        OmnigrokError: there is none.
+        OmnigrokError: there is none of either.
     """
     found: list[nn.Module] = [module for module in model.modules() if isinstance(module, ACTIVATIONS)]
+    if example is not None:
+        calls = []
+        for layers in (found, []) if found else ([],):
+            with torch.no_grad(), recorded(layers) as seen:
+                model(example)
+            calls.append(len(seen))
+        if calls[-1] > (calls[0] if found else 0):
+            return []
     if not found:
         names = ", ".join(kind.__name__ for kind in ACTIVATIONS)
-        raise OmnigrokError(f"the model has no activation module ({names}); name the layers whose input is one")
+        raise OmnigrokError(f"the model has no activation ({names}); name the layers whose input is one")
     return found
 
 
@@ -215,8 +234,8 @@ def signs(
 
     with recorded(layers, vertices if shared else None) as seen:
         model(inputs)
-    unflattened = [s.unflatten(0, (len(points), len(offsets))) for s in seen]
-    return [(s > 0, s < 0) for s in unflattened]
+    shape = (len(points), len(offsets))
+    return [(positive.unflatten(0, shape), negative.unflatten(0, shape)) for positive, negative in seen]
 
 
 def changes(positive: Bool[Tensor, "points vertices ..."], negative: Tensor) -> Int[Tensor, "points"]:
@@ -228,21 +247,39 @@ def changes(positive: Bool[Tensor, "points vertices ..."], negative: Tensor) -> 
 @contextlib.contextmanager
 def recorded(
     layers: Sequence[nn.Module], replace_first: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[list[Tensor]]:
-    """The inputs of some modules during the calls of the block, in the order of the calls; hooks are removed after.
+) -> Iterator[list[Signs]]:
+    """The signs of the inputs of some modules, or of all activations' operators where there are no modules.
 
-    `replace_first` gives the first module another input, which is what is recorded.
+    In the order of the calls of the block; hooks are removed after. Signs, because an activation may overwrite its
+    input. `replace_first` gives the first module another input, which is what is recorded.
     """
-    seen: list[Tensor] = []
+    seen: list[Signs] = []
     hooks = []
     if replace_first is not None:
         hooks.append(layers[0].register_forward_pre_hook(lambda _, inputs: (replace_first(inputs[0]),)))
-    hooks += [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers]
+    hooks += [
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0] > 0, inputs[0] < 0)))
+        for layer in layers
+    ]
     try:
-        yield seen
+        with contextlib.nullcontext() if layers else _Operators(seen):
+            yield seen
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class _Operators(TorchDispatchMode):
+    """Records the signs of the input of every activation that is called, however it is called."""
+
+    def __init__(self, seen: list[Signs]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket in OPERATORS:
+            self.seen.append((args[0] > 0, args[0] < 0))
+        return function(*args, **(kwargs or {}))
 
 
 def _either(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:

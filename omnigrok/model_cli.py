@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError
 
-model_argument = click.argument("model", metavar="PACKAGE.MODULE:NAME")
+model_argument = click.argument("model")
 weights_option = click.option("--weights", type=click.Path(path_type=Path), help="A state_dict saved with torch.save.")
 data_option = click.option(
     "--data", type=click.Path(path_type=Path), required=True, help="Points, examples first: .npy, or .pt with a tensor."
@@ -31,8 +31,8 @@ data_option = click.option(
 def complexity(model: str, weights: Path | None, data: Path, radius: float, directions: int, seed: int) -> None:
     """Local complexity of a model around points: units that change sign, layer by layer.
 
-    MODEL is a torch module, or a function that gives one, by its import path: my_package.models:net. Activations must
-    be modules (torch.nn.ReLU and the like), not function calls.
+    MODEL is a file: a TorchScript module (.pt, of torch.jit.save) or an exported program (.pt2, of torch.export.save).
+    Or the import path of a torch module, or of a function that gives one: my_package.models:net, with --weights.
     """
     from omnigrok.complexity import local_complexity
 
@@ -55,8 +55,9 @@ def complexity(model: str, weights: Path | None, data: Path, radius: float, dire
 def partition(model: str, weights: Path | None, data: Path, half_width: float | None, out: Path) -> None:
     """Exact linear regions of a model on the plane through the first three points of the data: a picture, numbers.
 
-    The model may hold linear and convolution layers, ReLU and LeakyReLU, average and max pooling, skip connections and
-    batch normalisation.
+    MODEL is a file with an exported program (.pt2, of torch.export.save), or the import path of a torch module, or of a
+    function that gives one: my_package.models:net, with --weights. It may hold linear and convolution layers, ReLU and
+    LeakyReLU, average and max pooling, skip connections and batch normalisation.
     """
     from omnigrok.panels import partition_figure
     from omnigrok.partition import Plane
@@ -83,18 +84,26 @@ def partition(model: str, weights: Path | None, data: Path, half_width: float | 
 
 
 def load_model(path: str, weights: Path | None) -> nn.Module:
-    """The module at an import path, with its weights.
+    """The module in a file or at an import path, with its weights.
 
     Raises:
         OmnigrokError: there is none, or the weights do not fit.
     """
+    if path.endswith((".pt", ".pt2")):
+        try:
+            return torch.export.load(path).module() if path.endswith(".pt2") else torch.jit.load(path, "cpu").eval()
+        except Exception as error:
+            kind = "an exported program" if path.endswith(".pt2") else "a TorchScript module"
+            raise OmnigrokError(f"{path} does not hold {kind}: {first_line(error)}") from error
     module_name, _, name = path.partition(":")
     sys.path.insert(0, "")  # as `python -m` does: the user's own file in this folder
     try:
         found = getattr(importlib.import_module(module_name), name)
         model = found if isinstance(found, nn.Module) else found()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise OmnigrokError(f"no model at {path!r}: {first_line(error)}; write package.module:name") from error
+        raise OmnigrokError(
+            f"no model at {path!r}: {first_line(error)}; write package.module:name, or a .pt or .pt2 file"
+        ) from error
     if not isinstance(model, nn.Module):
         raise OmnigrokError(f"{path} is a {type(model).__name__}, not a torch module")
     if weights is not None:

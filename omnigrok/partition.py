@@ -22,7 +22,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError
+from omnigrok.polygons import Polygon, clip, decision_segments, distances_to, lengths, polygon_area, with_one
 from omnigrok.spec import generator
 from omnigrok.task import TaskData
 from omnigrok.trainer import Trainer
@@ -38,12 +40,16 @@ AFFINE_MODULES = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
     nn.Identity, nn.Dropout, nn.Dropout2d, nn.Unflatten, nn.ZeroPad2d,
 )  # fmt: skip
+AFFINE_OPERATORS = {  # of an exported model
+    "linear", "conv1d", "conv2d", "batch_norm", "avg_pool2d", "adaptive_avg_pool2d", "flatten", "view", "reshape",
+    "mean", "dropout", "constant_pad_nd", "pad",
+}  # fmt: skip
 AFFINE_METHODS = ("flatten", "view", "reshape", "mean", "squeeze", "unsqueeze")
 AFFINE_FUNCTIONS = (torch.flatten, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean)
 SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "sub")
-PRODUCTS, QUOTIENTS = (operator.mul, operator.imul, torch.mul, "mul"), (operator.truediv, torch.div, "div")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul")
+QUOTIENTS = (operator.truediv, torch.div, "div")
 """Affine where the other factor, or the divisor, is a constant."""
-Polygon = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -149,17 +155,18 @@ class Partition:
 def partition(model: nn.Module, plane: Plane) -> Partition:
     """The exact regions of a model on a plane, and its decision boundary where it has several outputs.
 
-    The model is traced with torch.fx and evaluated in float64 and eval mode; it may hold linear and convolution layers,
+    The model is traced with torch.fx (one from torch.export is its own graph) and evaluated in float64 and eval mode;
+    it may hold linear and convolution layers,
     batch normalisation, average and max pooling, flattening, additions (skip connections), ReLU and LeakyReLU.
 
     Raises:
         OmnigrokError: the model does something else, which the message names.
     """
-    model = copy.deepcopy(model).double().cpu().eval()
+    model = copy.deepcopy(model).double().cpu()
     try:
-        graph = fx.symbolic_trace(model)
+        graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model.eval())
     except Exception as error:
-        raise OmnigrokError(f"the model cannot be traced with torch.fx: {error}") from error
+        raise OmnigrokError(f"the model cannot be traced with torch.fx: {first_line(error)}") from error
     start = torch.stack([plane.u, plane.v, plane.origin]).unsqueeze(1)
     square = plane.half_width * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     return _Walk(model, graph.graph, polygon_area(square)).run(plane, square, start)
@@ -177,7 +184,7 @@ class _Live:
 class _Walk:
     def __init__(self, model: nn.Module, graph: fx.Graph, area: float) -> None:
         self.modules = dict(model.named_modules())
-        self.nodes = list(graph.nodes)
+        self.nodes = [node for node in graph.nodes if node.users or node.op == "output"]
         self.constants = {
             node.name: operator.attrgetter(str(node.target))(model) for node in self.nodes if node.op == "get_attr"
         }
@@ -187,7 +194,8 @@ class _Walk:
         self.free = [[name for name, i in last_use.items() if i == j] for j in range(len(self.nodes))]
 
     def run(self, plane: Plane, square: Polygon, start: Tensor) -> Partition:
-        regions = [_Live(square, {self.nodes[0].name: start})]
+        [given] = [node for node in self.nodes if node.op == "placeholder"]
+        regions = [_Live(square, {given.name: start})]
         for i, node in enumerate(self.nodes):
             if node.op in ("placeholder", "get_attr"):
                 continue
@@ -208,10 +216,15 @@ class _Walk:
     def kink(self, node: fx.Node) -> tuple[float | None, nn.MaxPool2d | None]:
         """The negative slope of a ReLU-like node, or the max-pooling module."""
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        exported = operator_name(node)
         if isinstance(module, nn.MaxPool2d):
             return None, module
-        if isinstance(module, nn.ReLU) or node.target in (F.relu, torch.relu, "relu"):
+        if exported == "max_pool2d":
+            return None, nn.MaxPool2d(*node.args[1:])  # type: ignore[arg-type]
+        if isinstance(module, nn.ReLU) or node.target in (F.relu, torch.relu, "relu") or exported in ("relu", "relu_"):
             return 0.0, None
+        if exported in ("leaky_relu", "leaky_relu_"):
+            return float(node.args[1]) if len(node.args) > 1 else 0.01, None  # type: ignore[arg-type]
         if isinstance(module, nn.LeakyReLU):
             return float(module.negative_slope), None
         if node.target is F.leaky_relu:
@@ -256,10 +269,12 @@ class _Walk:
 
     def check(self, node: fx.Node) -> None:
         """Raises OmnigrokError for a call that is not known to be affine."""
+        exported, alone = operator_name(node), self.variables(node) == list(node.args[:1])
         known = (
             node.target in SUMS
-            or (node.target in PRODUCTS and len(self.variables(node)) == 1)
-            or (node.target in QUOTIENTS and self.variables(node) == list(node.args[:1]))
+            or exported in ("add", "add_", "sub", "sub_")
+            or ((node.target in PRODUCTS or exported in ("mul", "mul_")) and len(self.variables(node)) == 1)
+            or ((node.target in QUOTIENTS or exported in ("div", "div_") or exported in AFFINE_OPERATORS) and alone)
             or (node.op == "call_module" and isinstance(self.modules[str(node.target)], AFFINE_MODULES))
             or (node.op == "call_method" and node.target in AFFINE_METHODS)
             or (node.op == "call_function" and node.target in AFFINE_FUNCTIONS)
@@ -284,9 +299,10 @@ class _Walk:
         """Cut a region where the largest entry of a window changes, and take the largest on each piece."""
         source = region.tensors[node.all_input_nodes[0].name]
         numbers = torch.arange(source[0].numel(), dtype=torch.float64).view(source.shape[1:]) + 1
-        size = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
-        stride = pool.stride if isinstance(pool.stride, tuple) else (pool.stride,) * 2
-        padding = pool.padding if isinstance(pool.padding, tuple) else (pool.padding,) * 2
+        size, stride, padding = (
+            (value, value) if isinstance(value, int) else value
+            for value in (pool.kernel_size, pool.stride, pool.padding)
+        )
         flat = numbers.view(1, *source.shape[-3:])
         padded = F.pad(flat, (padding[1], padding[1], padding[0], padding[0]))
         windows = padded.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
@@ -340,83 +356,10 @@ class _Walk:
         )
 
 
-def decision_segments(polygon: Polygon, maps: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Where on a region the largest output changes; for a single output, where its sign does."""
-    if maps.shape[1] == 1:
-        segment = clip(polygon, with_one(polygon) @ maps[:, 0], 0.0)[1]
-        return [] if segment is None else [segment]
-    values = with_one(polygon) @ maps
-    lowest = values.min(axis=0).max()
-    rivals = np.flatnonzero(values.max(axis=0) >= lowest)
-    found = []
-    for i, first in enumerate(rivals):
-        for second in rivals[i + 1 :]:
-            segment = clip(polygon, values[:, first] - values[:, second], 0.0)[1]
-            for other in rivals:
-                if segment is not None and other not in (first, second):
-                    segment = clip_segment(segment, maps[:, first] - maps[:, other])
-            if segment is not None:
-                found.append(segment)
-    return found
-
-
-def clip(
-    polygon: Polygon, values: NDArray[np.float64], tolerance: float
-) -> tuple[list[Polygon], NDArray[np.float64] | None]:
-    """The two parts of a convex polygon on which an affine function, given at its vertices, is >= 0 and <= 0, and the
-    segment between them; the polygon and None where the function does not change sign on it."""
-    if values.max() <= tolerance or values.min() >= -tolerance:
-        return [polygon], None
-    parts: tuple[list, list] = ([], [])
-    cut = []
-    for i, (point, value) in enumerate(zip(polygon, values, strict=True)):
-        if value >= -tolerance:
-            parts[0].append(point)
-        if value <= tolerance:
-            parts[1].append(point)
-        if abs(value) <= tolerance:
-            cut.append(point)
-        after, next_value = polygon[(i + 1) % len(polygon)], values[(i + 1) % len(polygon)]
-        if (value > tolerance and next_value < -tolerance) or (value < -tolerance and next_value > tolerance):
-            crossing = point + value / (value - next_value) * (after - point)
-            parts[0].append(crossing)
-            parts[1].append(crossing)
-            cut.append(crossing)
-    return [np.array(part) for part in parts], np.array(cut) if len(cut) == 2 else None
-
-
-def clip_segment(segment: NDArray[np.float64], function: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The part of a segment on which an affine function is >= 0."""
-    a, b = with_one(segment) @ function
-    if a < 0 and b < 0:
-        return None
-    if a >= 0 and b >= 0:
-        return segment
-    middle = segment[0] + a / (a - b) * (segment[1] - segment[0])
-    return np.array([segment[0], middle] if a >= 0 else [middle, segment[1]])
-
-
-def with_one(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.column_stack([points, np.ones(len(points))])
-
-
-def polygon_area(polygon: Polygon) -> float:
-    x, y = polygon.T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
-
-
-def lengths(segments: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1)
-
-
-def distances_to(segments: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of each point to each segment, (points, segments)."""
-    start, along = segments[:, 0], segments[:, 1] - segments[:, 0]
-    length = np.maximum((along**2).sum(axis=1), 1e-300)
-    x, y = points[:, :1] - start[:, 0], points[:, 1:] - start[:, 1]
-    share = np.clip((x * along[:, 0] + y * along[:, 1]) / length, 0, 1)
-    distance: NDArray[np.float64] = np.hypot(x - share * along[:, 0], y - share * along[:, 1])
-    return distance
+def operator_name(node: fx.Node) -> str:
+    """The name of an exported model's operator: relu of aten.relu.default."""
+    target = node.target
+    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else ""
 
 
 @dataclass(frozen=True)

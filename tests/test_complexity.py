@@ -72,6 +72,38 @@ def test_the_shared_first_layer_equals_every_vertex_through_it(kind):
     assert fast.total.max() > 0
 
 
+class Functional(nn.Module):
+    """The activations of a chain as functions, and in place."""
+
+    def __init__(self, chain):
+        super().__init__()
+        self.layers = nn.ModuleList(m for m in chain if isinstance(m, nn.Linear))
+
+    def forward(self, x):
+        for layer in self.layers[:-1]:
+            x = torch.relu_(layer(x))
+        return self.layers[-1](x)
+
+
+def in_place(chain):
+    return nn.Sequential(*(nn.ReLU(inplace=True) if isinstance(m, nn.ReLU) else m for m in chain))
+
+
+def exported(chain):
+    example = torch.zeros(2, 12, dtype=torch.float64)
+    return torch.export.export(chain, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+
+
+@pytest.mark.parametrize("form", [in_place, Functional, torch.jit.script, exported])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning", "ignore:.*torch.jit.script:DeprecationWarning")
+def test_an_activation_is_found_however_it_is_called(form):
+    chain = mlp(12, 30, 20, 3).double()
+    points = torch.rand(9, 12, generator=generator(5), dtype=torch.float64)
+    plain, other = (local_complexity(model, points, 0.6, 7) for model in (chain, form(chain)))
+    assert torch.equal(plain.crossings, other.crossings)
+    assert torch.equal(plain.dead, other.dead)
+
+
 def test_the_frame_is_orthonormal_and_its_own():
     v = frame((4, 5), 7, 2.0, seed=3)
     assert v.shape == (14, 4, 5)
@@ -132,7 +164,7 @@ def test_a_convolution_counts_every_channel_and_place():
 
 
 def test_what_cannot_be_measured_is_named():
-    with pytest.raises(OmnigrokError, match="no activation module"):
+    with pytest.raises(OmnigrokError, match="no activation"):
         local_complexity(nn.Sequential(), torch.zeros(1, 3), 0.1, 2)
     with pytest.raises(OmnigrokError, match="directions must be 1 to 3"):
         frame((3,), 4, 0.1)
@@ -160,5 +192,5 @@ def test_the_probe_logs_within_a_run():
     task = get_task("teacher_student")
     spec = task.spec.replace(steps=10, n_train=20)
     data = task_data(spec, "cpu")
-    with pytest.raises(OmnigrokError, match="no activation module"):  # it has tanh, which is not counted
+    with pytest.raises(OmnigrokError, match="no activation"):  # it has tanh, which is not counted
         ComplexityProbe(directions=3, points=5)(Trainer(task, [spec], data))

@@ -242,7 +242,7 @@ def test_partition_of_a_users_own_model(own_model):
         ("complexity", ["own_net:other"], "no model at 'own_net:other'"),
         ("complexity", ["nowhere:net"], "no model at 'nowhere:net'"),
         ("complexity", ["own_net:number"], "no model at 'own_net:number'"),
-        ("complexity", ["own_net:make", "--directions", "2"], "no activation module"),
+        ("complexity", ["own_net:make", "--directions", "2"], "no activation"),
         ("complexity", ["own_net:net", "--directions", "9"], "directions must be 1 to 4"),
         ("complexity", ["own_net:net", "--weights", "points.npy"], "do not fit own_net:net"),
         ("partition", ["own_net:make"], "does not know Tanh"),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from omnigrok import OmnigrokError, get_task
-from omnigrok.partition import Partition, PartitionProbe, Plane, distances_to, partition, polygon_area
+from omnigrok.partition import Partition, PartitionProbe, Plane, partition
+from omnigrok.polygons import distances_to, polygon_area
 from omnigrok.spec import generator
 from omnigrok.trainer import Trainer
 
@@ -169,6 +170,20 @@ def test_an_mnist_network_takes_seconds_and_has_thousands_of_regions():
     assert 4_000 < len(found.regions) < 12_000
     assert sum(polygon_area(region.polygon) for region in found.regions) == pytest.approx(64.0, rel=1e-9)
     print(f"{time.perf_counter() - start:.1f} s")
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+def test_an_exported_model_has_the_partition_of_its_module(name):
+    make, shape = MODELS[name]
+    model = built(make)
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (torch.zeros(2, *shape, dtype=torch.float64),), dynamic_shapes=batch)
+    points = torch.randn(3, *shape, generator=generator(name), dtype=torch.float64)
+    first, second = (partition(m, Plane.through(points)) for m in (model, program.module()))
+    assert len(first.regions) == len(second.regions) > 10
+    for one, other in zip(first.regions, second.regions, strict=True):
+        np.testing.assert_allclose(one.polygon, other.polygon, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(one.maps, other.maps, rtol=0, atol=1e-12)
 
 
 def test_distance_to_a_segment():
