@@ -305,9 +305,11 @@ def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, de
 
     from omnigrok.bench import ROUNDS, bench_probe, markdown
     from omnigrok.bench import bench as measure
+    from omnigrok.executors import keep_freed_memory
     from omnigrok.provenance import device_name
     from omnigrok.sweep import task_data
 
+    keep_freed_memory()
     hardware = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     if probe:
         task = get_task((tasks or ("mnist",))[0])

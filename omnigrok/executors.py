@@ -7,12 +7,13 @@ folder, whose locks and checkpoints make them safe to kill.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any
 
@@ -20,12 +21,19 @@ import torch
 
 from omnigrok.provenance import cores
 
-__all__ = ["Executor", "WorkerProgress", "completed", "process_pool"]
+__all__ = ["Executor", "WorkerProgress", "completed", "keep_freed_memory", "process_pool"]
 
 POLL_SECONDS = 0.5
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1)}
-"""What a worker frees stays with it: glibc would give large blocks back at every step and take them anew, page by page.
-Other C libraries do not read these."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """What this process frees stays with it: glibc would give large blocks back at every step and take them anew, page
+    by page. Does nothing with another C library."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, 2**31 - 1)
 
 
 class WorkerProgress:
@@ -41,6 +49,7 @@ class WorkerProgress:
 
 def _start_worker(threads: int, shared: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    keep_freed_memory()
     torch.set_num_threads(threads)
     WorkerProgress.shared = shared
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -55,18 +64,6 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the block; what the user has set stays."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            del os.environ[name]
-
-
-@contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]:
     """A pool of processes that divide the machine's threads among them, and a call that tells the work they have done.
 
@@ -77,8 +74,7 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
     threads = max(1, cores() // workers)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, shared))
     try:
-        with _environment(KEEP_MEMORY):  # of the workers, which start as work is submitted
-            yield pool, lambda: shared.value
+        yield pool, lambda: shared.value
     except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time
         for worker in multiprocessing.active_children():
             worker.terminate()

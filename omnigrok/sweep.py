@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from omnigrok.batching import Batching, batching
-from omnigrok.executors import Executor, WorkerProgress, completed, process_pool
+from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.progress import Progress
 from omnigrok.provenance import cores, provenance
 from omnigrok.schedule import evaluation_steps
@@ -80,6 +80,7 @@ def run_sweep(
         SpecError, DataUnavailableError: before anything is trained.
     """
     specs = unique(specs)
+    keep_freed_memory()
     if force:
         for spec in specs:
             store.delete(spec)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -229,6 +230,25 @@ def test_complexity_of_a_users_own_model(own_model):
     assert "at 5 points" in result.output
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_models_in_files(own_model):
+    net = importlib.import_module("own_net").net
+    torch.jit.script(net).save("scripted.pt")
+    batch = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 4),), dynamic_shapes=batch), "exported.pt2")
+
+    def output(command, model, *arguments):
+        result = CliRunner().invoke(cli, [command, model, "--data", "points.npy", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    for model in ("scripted.pt", "exported.pt2"):
+        assert output("complexity", model, "--directions", "3") == output(
+            "complexity", "own_net:net", "--directions", "3"
+        )
+    assert output("partition", "exported.pt2") == output("partition", "own_net:net")
+
+
 def test_partition_of_a_users_own_model(own_model):
     result = CliRunner().invoke(cli, ["partition", "own_net:net", "--data", "points.npy", "--out", "p.png"])
     assert result.exit_code == 0, result.output
@@ -246,6 +266,8 @@ def test_partition_of_a_users_own_model(own_model):
         ("complexity", ["own_net:net", "--directions", "9"], "directions must be 1 to 4"),
         ("complexity", ["own_net:net", "--weights", "points.npy"], "do not fit own_net:net"),
         ("partition", ["own_net:make"], "does not know Tanh"),
+        ("complexity", ["none.pt"], "none.pt does not hold a TorchScript module"),
+        ("partition", ["none.pt2"], "none.pt2 does not hold an exported program"),
     ],
 )
 @pytest.mark.usefixtures("own_model")

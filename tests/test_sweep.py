@@ -1,6 +1,7 @@
 """Sweeps: nothing is trained twice, a killed sweep ends with the same bits, processes share a store."""
 
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -230,3 +231,21 @@ def test_measuring_tries_growing_sizes_and_takes_the_fastest(spec, monkeypatch):
     assert list(found.tried) == ["1", "2", "4", "8", "16", "32"]
     parameters = 11_205
     assert found.run_bytes == 4 * 4 * parameters
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed blocks back so eagerly")
+def test_freed_memory_is_kept_instead_of_taken_anew_at_every_step():
+    code = """
+import resource, sys, torch
+from omnigrok.executors import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+faults = [torch.ones(2**23).sum() and resource.getrusage(resource.RUSAGE_SELF).ru_minflt for _ in range(40)]
+print(faults[-1] - faults[5])
+"""
+    plain, kept = (
+        int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("plain", "kept")
+    )
+    assert kept < plain / 10
