@@ -4,7 +4,7 @@ import torch
 
 from omnigrok import bench as bench_module
 from omnigrok import get_task
-from omnigrok.bench import Recorder, bench, markdown, with_ratios
+from omnigrok.bench import Recorder, bench, bench_probe, markdown, with_ratios
 from omnigrok.sweep import task_data
 from omnigrok.trainer import Trainer
 
@@ -44,3 +44,10 @@ def test_bench_times_every_loop(monkeypatch):
     ]  # fmt: skip
     assert (table["ms"] > 0).all()
     assert table.loc[0, "vs_published"] == 1
+
+
+def test_the_probe_is_faster_than_a_loop_over_models_and_points(mnist_data, monkeypatch):
+    monkeypatch.setattr(bench_module, "ROUNDS", 3)
+    task = get_task("mnist")
+    spec = task.spec.replace(dtype="float64", options=(("width", 40),))
+    assert bench_probe(task, spec, mnist_data, "cpu", runs=4, points=20) > 1
