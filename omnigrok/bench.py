@@ -108,7 +108,7 @@ def bench_probe(task: Task, spec: RunSpec, data: TaskData, device: str, runs: in
     def loop() -> None:
         for model in models:
             layers = activations(model)
-            for point in (*train, *test, *torch.rand_like(train)):
+            for point in (*train, *test, *train):  # as many as the probe has
                 torch.stack([changes(p, n) for p, n in signs(model, layers, point.unsqueeze(0), offsets)]).sum(dim=0)
 
     contenders: tuple[Callable[[], object], ...] = (loop, lambda: probe(trainer))
