@@ -104,8 +104,8 @@ def descent(tables: Tables) -> pd.Series:
     return values.iloc[-1] / values[values.index >= EARLY].max()
 
 
-def rise(tables: Tables, task: str = "mnist") -> pd.Series:
-    values = robust(tables, task=task)
+def rise(tables: Tables, task: str = "mnist", name: str = "robust") -> pd.Series:
+    values = robust(tables, name, task)
     return values.iloc[-1] - values.T[LATE]
 
 
@@ -128,6 +128,8 @@ CLAIMS = [
           at_most(1), order),
     Claim("no-masking", "Accuracy under the cross-entropy attack less that under the margin attack, at the end", SOURCE,
           at_most(0.05), lambda t: (robust(t) - robust(t, "margin")).iloc[-1]),
+    Claim("rise-margin", "Rise of the accuracy under the margin attack of radius 0.1 after step 9,000", SOURCE,
+          at_least(0.1), lambda t: rise(t, name="margin")),
     Claim("cifar-ascent", "CIFAR-10: peak of local complexity after step 50 over the lowest value before", SOURCE,
           at_least(1.1), lambda t: ascent(t, "cifar10")),
     Claim("cifar-rise", "CIFAR-10: rise of the accuracy under PGD 0.039 after step 9,000", SOURCE, at_least(0.1),
