@@ -70,8 +70,11 @@ def draw(tables: Tables, options: Options) -> Figure:
     for row, task in zip(axes, options.tasks, strict=True):
         curves = tables[""].query("task == @task")
         spec = runs(options, task)[0]
-        what = "4 x 200 ReLU" if task == "mnist" else spec.option("network")
-        draw_accuracy(row[0], curves, EPS if task == "mnist" else CIFAR_EPS)
+        what = "4 x 200 ReLU" if task == "mnist" else str(spec.option("network")).upper()
+        if task == "mnist":
+            draw_accuracy(row[0], curves, EPS, loc=(0.62, 0.5))
+        else:
+            draw_accuracy(row[0], curves, CIFAR_EPS)
         row[0].set_title(f"{get_task(task).display_name}, N = {spec.n_train}, {what}, $\\alpha$ = 1", fontsize=10)
         draw_complexity(row[1], curves)
         plot(row[2], curve(curves, "probe", "zero_gradient"), "#CC79A7", "test examples with zero gradient")

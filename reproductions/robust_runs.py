@@ -72,7 +72,9 @@ def plot(ax: Axes, values: pd.DataFrame, colour: str, label: str, style: str = "
     ax.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2, lw=0)
 
 
-def draw_accuracy(ax: Axes, curves: pd.DataFrame, eps: Sequence[float] = EPS) -> None:
+def draw_accuracy(
+    ax: Axes, curves: pd.DataFrame, eps: Sequence[float], loc: str | tuple[float, float] = "upper left"
+) -> None:
     plot(ax, curve(curves, "train", "accuracy"), LC_COLOURS["train"], "train")
     plot(ax, curve(curves, "test", "accuracy"), "#009E73", "test, clean")
     for shade, e in zip(SHADES if len(eps) > 1 else SHADES[1:], eps, strict=False):
@@ -80,7 +82,7 @@ def draw_accuracy(ax: Axes, curves: pd.DataFrame, eps: Sequence[float] = EPS) ->
         plot(ax, curve(curves, "probe", f"margin_{e:g}"), shade, "", ":")
     ax.plot([], [], color="#444444", ls=":", label="attack on the margin")
     ax.set(xscale="log", xlabel="optimizer steps", ylabel="accuracy", ylim=(0, 1.03))
-    ax.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.86) if len(eps) > 1 else None)
+    ax.legend(fontsize=8, loc=loc)
 
 
 def draw_complexity(ax: Axes, curves: pd.DataFrame) -> None:
