@@ -72,7 +72,7 @@ def draw(tables: Tables, options: Options) -> Figure:
         spec = runs(options, task)[0]
         what = "4 x 200 ReLU" if task == "mnist" else str(spec.option("network")).upper()
         if task == "mnist":
-            draw_accuracy(row[0], curves, EPS, loc=(0.62, 0.5))
+            draw_accuracy(row[0], curves, EPS, legend=(0.62, 0.5))
         else:
             draw_accuracy(row[0], curves, CIFAR_EPS)
         row[0].set_title(f"{get_task(task).display_name}, N = {spec.n_train}, {what}, $\\alpha$ = 1", fontsize=10)

@@ -73,7 +73,7 @@ def plot(ax: Axes, values: pd.DataFrame, colour: str, label: str, style: str = "
 
 
 def draw_accuracy(
-    ax: Axes, curves: pd.DataFrame, eps: Sequence[float], loc: str | tuple[float, float] = "upper left"
+    ax: Axes, curves: pd.DataFrame, eps: Sequence[float], legend: tuple[float, float] = (0.01, 0.6)
 ) -> None:
     plot(ax, curve(curves, "train", "accuracy"), LC_COLOURS["train"], "train")
     plot(ax, curve(curves, "test", "accuracy"), "#009E73", "test, clean")
@@ -82,7 +82,7 @@ def draw_accuracy(
         plot(ax, curve(curves, "probe", f"margin_{e:g}"), shade, "", ":")
     ax.plot([], [], color="#444444", ls=":", label="attack on the margin")
     ax.set(xscale="log", xlabel="optimizer steps", ylabel="accuracy", ylim=(0, 1.03))
-    ax.legend(fontsize=8, loc=loc)
+    ax.legend(fontsize=8, loc=legend)  # its lower left corner, in shares of the panel
 
 
 def draw_complexity(ax: Axes, curves: pd.DataFrame) -> None:
