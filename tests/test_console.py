@@ -49,6 +49,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
         (cli, ["run", "teacher_student", "--n-train", "10001", "--steps", "1"], "10001 is more than the 10000"),
         (cli, ["run", "teacher_student", "--steps", "-5"], "steps must be 0 or more, got -5"),
         (cli, ["run", "teacher_student", "--lr", "nan"], "lr must be"),
+        (cli, ["run", "teacher_student", "--steps", "5", "--keep", "6"], "keep must be steps from 0 to 5, got (6,)"),
         (cli, ["run", "teacher_student", "--device", "cuda:77"], "device 'cuda:77' is not available here"),
         (cli, ["run", "teacher_student", "--optimizer", "sgd"], "optimizer must be adam or adamw"),
         (cli, ["run", "modular", "--option", "q=3"], "unknown option 'q'; there are: operation, p"),
