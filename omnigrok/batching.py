@@ -40,7 +40,7 @@ class Batching:
     Attributes:
         runs: runs a batch, the fastest of the sizes tried.
         step_seconds: seconds a step and run at that size.
-        evaluation_seconds: seconds an evaluation and run.
+        evaluation_seconds: seconds an evaluation and run, without the probes.
         run_bytes: parameters, gradients and Adam's moments of one run.
         tried: seconds a step and run at each size.
     """
@@ -72,7 +72,11 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
 
 
 def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
-    """Time a step at growing batch sizes until it gets slower or the memory share is reached."""
+    """Time a step at growing batch sizes until it gets slower or the memory share is reached.
+
+    Probes are left out: one alone may cost more than the whole measurement.
+    """
+    spec = spec.replace(probes=())
     tried: dict[int, float] = {}
     evaluation = 0.0
     run_bytes = slower = 0

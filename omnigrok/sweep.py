@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import filelock
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from omnigrok.batching import Batching, batching
+from omnigrok.batching import Batching, batching, timed
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.progress import Progress
 from omnigrok.provenance import cores, provenance
@@ -183,6 +183,7 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int =
         row = rows[spec.task, spec.steps, len(batch.specs)]
         row[0] += len(batch.specs)
         row[1] += found.seconds(spec.steps, evaluations, len(batch.specs))
+        row[1] += evaluations * len(batch.specs) * _probe_seconds(spec.replace(seed=0, alpha=1.0), device)
         row[2] = max(row[2], len(batch.specs) * found.run_bytes + data_bytes(task_data(spec, device)))
     lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
     for (task, steps, size), (runs, seconds, memory) in rows.items():
@@ -192,6 +193,15 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int =
     runs, left = len(unique(specs)), sum(len(batch.specs) for batch in batches)
     lines.append(f"{runs - left} of {runs} runs are finished; about {total / workers / 60:.1f} min left")
     return "\n".join(lines)
+
+
+@lru_cache(maxsize=64)
+def _probe_seconds(spec: RunSpec, device: str) -> float:
+    """Seconds of one evaluation of one run's probes, at its start."""
+    if not spec.probes:
+        return 0.0
+    trainer = Trainer(get_task(spec.task), [spec], task_data(spec, device), device)
+    return sum(timed(partial(probe, trainer), device) for probe in spec.probes)
 
 
 @lru_cache(maxsize=16)
