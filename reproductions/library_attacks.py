@@ -1,0 +1,103 @@
+"""The final networks of `fig_partition` under a library's attacks, beside PGD as published.
+
+PGD of 10 steps without restarts is what Humayun et al. 2024 use and `fig_delayed_robustness` draws. An attack that
+follows the gradient can be fooled. This command attacks the weights that `fig_partition` keeps, of the same network and
+training, with more restarts, and with APGD and the gradient-free Square attack of the Adversarial Robustness Toolbox. It
+writes the accuracy under each. Train the networks first: python -m reproductions.fig_partition. Needs the `test` extra.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from omnigrok import console
+from omnigrok.errors import OmnigrokError
+from omnigrok.figure import PRESETS, Options
+from omnigrok.robustness import PGD, class_labels, objective_values
+from omnigrok.store import Store, atomic
+from omnigrok.sweep import task_data
+from omnigrok.task import TaskData, get_task
+from omnigrok.trainer import Trainer
+from reproductions import fig_partition
+from reproductions.robust_runs import MAIN
+
+OURS = {
+    "PGD-10": PGD(MAIN),
+    "PGD-10 margin": PGD(MAIN, objective="margin"),
+    "PGD-20, 10 restarts": PGD(MAIN, steps=20, restarts=10),
+    "PGD-20, 10 restarts, margin": PGD(MAIN, steps=20, restarts=10, objective="margin"),
+}
+
+
+def ours(trainer: Trainer, data: TaskData, n: int) -> dict[str, float]:
+    """Accuracy on the first n test images, clean and under the suite's attacks."""
+    inputs, targets = (data.test_inputs[0][None, :n],), data.test_targets[None, :n]
+    labels = class_labels(targets)
+    attacked = {name: attack.attack(trainer, inputs, targets, "evaluation") for name, attack in OURS.items()}
+    return {
+        name: (objective_values(trainer, "margin", found, labels) < 0).double().mean().item()
+        for name, found in {"clean": inputs, **attacked}.items()
+    }
+
+
+def library(model: nn.Module, data: TaskData, n: int) -> dict[str, float]:
+    """Accuracy on the first n test images under the library's attacks.
+
+    Raises:
+        OmnigrokError: the library is not installed.
+    """
+    try:
+        from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
+        from art.estimators.classification import PyTorchClassifier
+    except ImportError as error:
+        raise OmnigrokError("the Adversarial Robustness Toolbox is missing; pip install -e '.[test]'") from error
+    images, labels = data.test_inputs[0][:n].view(n, 1, 28, 28).numpy(), data.test_targets[:n].numpy()
+    pictures = nn.Sequential(nn.Flatten(), model).eval()
+    shared = {"norm": np.inf, "eps": MAIN, "batch_size": n, "verbose": False}
+    with torch.random.fork_rng():  # the library draws from the global generators
+        torch.manual_seed(0)
+        np.random.seed(0)
+        classifier = PyTorchClassifier(
+            pictures, nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0.0, 1.0), device_type="cpu"
+        )
+        attacks = {
+            f"APGD {loss}": AutoProjectedGradientDescent(
+                classifier, eps_step=MAIN / 4, max_iter=40, nb_random_init=1, loss_type=loss, **shared
+            )
+            for loss in ("cross_entropy", "difference_logits_ratio")
+        }
+        attacks["Square, 500 queries"] = SquareAttack(classifier, max_iter=500, nb_restarts=1, **shared)
+        found = {name: classifier.predict(attack.generate(images, labels)) for name, attack in attacks.items()}
+    return {name: float((x.argmax(axis=1) == labels.argmax(axis=1)).mean()) for name, x in found.items()}
+
+
+@click.command(help=__doc__)
+@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@click.option("--examples", type=click.IntRange(1), default=500, show_default=True, help="Test images.")
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="figures/library_attacks.csv", show_default=True)
+def main(preset: str, examples: int, results: Path, out: Path) -> None:
+    options = Options(preset=preset, tasks=("mnist",), seeds=fig_partition.FIGURE.seeds[preset])
+    store, rows = Store(results), []
+    for spec in fig_partition.sweep(options):
+        data = task_data(spec, "cpu")
+        trainer = Trainer(get_task(spec.task), [spec], data)
+        for step, weights in store.weights(spec).items():
+            if step < fig_partition.FROM and preset != "quick":
+                continue
+            trainer.runs.load_state_dict({"params": {k: x[None] for k, x in weights.items()}, "buffers": {}})
+            found = {**ours(trainer, data, examples), **library(trainer.runs.model(0), data, examples)}
+            rows += [{"seed": spec.seed, "step": step, "attack": k, "accuracy": x} for k, x in found.items()]
+            click.echo(f"seed {spec.seed}, step {step:,}: " + ", ".join(f"{k} {x:.3f}" for k, x in found.items()))
+    with atomic(out) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    console.run(main)
