@@ -3,7 +3,8 @@
 PGD of 10 steps without restarts is what Humayun et al. 2024 use and `fig_delayed_robustness` draws. An attack that
 follows the gradient can be fooled. This command attacks the weights that `fig_partition` keeps, of the same network and
 training, with more restarts, and with APGD and the gradient-free Square attack of the Adversarial Robustness Toolbox,
-and writes the accuracy under each. Train the networks first: python -m reproductions.fig_partition. Needs the `test` extra.
+and writes the accuracy under each. Train the networks first: python -m reproductions.fig_partition. Needs the `test`
+extra.
 """
 
 from __future__ import annotations
