@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from omnigrok.batching import MUCH_SLOWER, timed
-from omnigrok.complexity import ComplexityProbe, activations, changes, frame, signs
+from omnigrok.complexity import ComplexityProbe, activations, changes, extremes, frame
 from omnigrok.oracle import Examples
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
@@ -109,7 +109,8 @@ def bench_probe(task: Task, spec: RunSpec, data: TaskData, device: str, runs: in
         for model in models:
             layers = activations(model)
             for point in (*train, *test, *train):  # as many as the probe has
-                torch.stack([changes(p, n) for p, n in signs(model, layers, point.unsqueeze(0), offsets)]).sum(dim=0)
+                found = extremes(model, layers, point.unsqueeze(0), offsets)
+                torch.stack([changes(low, high) for low, high in found]).sum(dim=0)
 
     contenders: tuple[Callable[[], object], ...] = (loop, lambda: probe(trainer))
     times = [[timed(work, device) for work in contenders] for _ in range(ROUNDS)]

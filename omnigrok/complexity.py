@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,9 +28,9 @@ OPERATORS = {
     for name in ("relu", "leaky_relu", "hardtanh", "elu", "gelu", "silu")
     for suffix in ("", "_")
 } | {torch.ops.aten.prelu, torch.ops.aten._prelu_kernel}
-Signs = tuple[Tensor, Tensor]
-"""Where pre-activations are positive, and where negative."""
-MEMORY = 256 * 2**20
+Extremes = tuple[Tensor, Tensor]
+"""Smallest and largest pre-activation of each unit over the vertices around each point, (points, ...)."""
+MEMORY = 64 * 2**20
 """Bytes that the vertices of one call may take."""
 
 
@@ -91,10 +91,10 @@ def local_complexity(
     try:
         with torch.no_grad():
             for start in range(0, len(points), chunk):
-                found = signs(model, chosen, points[start : start + chunk], offsets, shared)
-                counts.append(torch.stack([changes(p, n) for p, n in found], dim=1))
-                any_positive = [p.any(dim=(0, 1)) for p, _ in found]
-                any_negative = [n.any(dim=(0, 1)) for _, n in found]
+                found = extremes(model, chosen, points[start : start + chunk], offsets, shared)
+                counts.append(torch.stack([changes(low, high) for low, high in found], dim=1))
+                any_positive = [(high > 0).any(dim=0) for _, high in found]
+                any_negative = [(low < 0).any(dim=0) for low, _ in found]
                 positive = any_positive if positive is None else _either(positive, any_positive)
                 negative = any_negative if negative is None else _either(negative, any_negative)
     finally:
@@ -148,11 +148,11 @@ class ComplexityProbe:
         layers, shared = activations(module), starts_affine(module)
 
         def count(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
-            found = signs(model, layers, inputs[0], offsets, shared)
+            found = extremes(model, layers, inputs[0], offsets, shared)
             return {
-                "total": torch.stack([changes(p, n) for p, n in found]).sum(dim=0),
-                "positive": torch.cat([p.any(dim=1).flatten(1) for p, _ in found], dim=1),
-                "negative": torch.cat([n.any(dim=1).flatten(1) for _, n in found], dim=1),
+                "total": torch.stack([changes(low, high) for low, high in found]).sum(dim=0),
+                "positive": torch.cat([(high > 0).flatten(1) for _, high in found], dim=1),
+                "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
             }
 
         chunk = max(1, MEMORY // (offsets.numel() * offsets.element_size() * len(trainer.specs)))
@@ -191,7 +191,7 @@ def activations(model: nn.Module, example: Tensor | None = None) -> list[nn.Modu
     if example is not None:
         calls = []
         for layers in (found, []) if found else ([],):
-            with torch.no_grad(), recorded(layers) as seen:
+            with torch.no_grad(), recorded(layers, 1) as seen:
                 model(example)
             calls.append(len(seen))
         if calls[-1] > (calls[0] if found else 0):
@@ -211,14 +211,14 @@ def starts_affine(model: nn.Module) -> bool:
     return first is not None and all(issubclass(kind, AFFINE_MODULES) for kind in kinds[:first])
 
 
-def signs(
+def extremes(
     model: Callable[..., Tensor],
     layers: Sequence[nn.Module],
     points: Tensor,
     offsets: Tensor,
     shared: bool = False,
-) -> list[tuple[Bool[Tensor, "points vertices ..."], Bool[Tensor, "points vertices ..."]]]:
-    """Where each pre-activation is positive, and where negative, at all vertices around the points, layer by layer.
+) -> list[Extremes]:
+    """The smallest and the largest of each pre-activation over the vertices around each point, layer by layer.
 
     With `shared`, the affine start of a chain (`starts_affine`) is computed once a point and once a direction instead
     of once a vertex, W (x + r v) + b = (W x + b) + r W v: the same numbers to rounding, most of the work saved.
@@ -232,53 +232,57 @@ def signs(
         along = pre[len(points) : -1] - pre[-1:]
         return (pre[: len(points)].unsqueeze(1) + torch.cat([along, -along])).flatten(0, 1)
 
-    with recorded(layers, vertices if shared else None) as seen:
+    with recorded(layers, len(offsets), vertices if shared else None) as seen:
         model(inputs)
-    shape = (len(points), len(offsets))
-    return [(positive.unflatten(0, shape), negative.unflatten(0, shape)) for positive, negative in seen]
+    return seen
 
 
-def changes(positive: Bool[Tensor, "points vertices ..."], negative: Tensor) -> Int[Tensor, "points"]:
-    """Units of a layer whose sign (-1, 0, 1) is not that of the first vertex at all others."""
-    same = (positive == positive[:, :1]) & (negative == negative[:, :1])
-    return (~same.all(dim=1)).flatten(1).sum(dim=1)
+def changes(low: Float[Tensor, "points ..."], high: Float[Tensor, "points ..."]) -> Int[Tensor, "points"]:
+    """Units of a layer whose sign (-1, 0, 1) is not the same at all vertices."""
+    return (low.sign() != high.sign()).flatten(1).sum(dim=1)
 
 
 @contextlib.contextmanager
 def recorded(
-    layers: Sequence[nn.Module], replace_first: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[list[Signs]]:
-    """The signs of the inputs of some modules, or of all activations' operators where there are no modules.
+    layers: Sequence[nn.Module], vertices: int, replace_first: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[list[Extremes]]:
+    """What the inputs of some modules, or of all activations' operators where there are no modules, range over.
 
-    In the order of the calls of the block; hooks are removed after. Signs, because an activation may overwrite its
-    input. `replace_first` gives the first module another input, which is what is recorded.
+    Smallest and largest of every group of `vertices` examples, in the order of the calls of the block, taken at once
+    because an activation may overwrite its input. Hooks are removed after. `replace_first` gives the first module
+    another input, which is what is recorded.
     """
-    seen: list[Signs] = []
+    seen: list[Extremes] = []
     hooks = []
     if replace_first is not None:
         hooks.append(layers[0].register_forward_pre_hook(lambda _, inputs: (replace_first(inputs[0]),)))
     hooks += [
-        layer.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0] > 0, inputs[0] < 0)))
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(extremes_of(inputs[0], vertices)))
         for layer in layers
     ]
     try:
-        with contextlib.nullcontext() if layers else _Operators(seen):
+        with contextlib.nullcontext() if layers else _Operators(seen, vertices):
             yield seen
     finally:
         for hook in hooks:
             hook.remove()
 
 
-class _Operators(TorchDispatchMode):
-    """Records the signs of the input of every activation that is called, however it is called."""
+def extremes_of(pre: Tensor, vertices: int) -> Extremes:
+    grouped = pre.unflatten(0, (-1, vertices))
+    return grouped.amin(dim=1), grouped.amax(dim=1)
 
-    def __init__(self, seen: list[Signs]) -> None:
+
+class _Operators(TorchDispatchMode):
+    """Records what the input of every activation ranges over, however it is called."""
+
+    def __init__(self, seen: list[Extremes], vertices: int) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen, self.vertices = seen, vertices
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.overloadpacket in OPERATORS:
-            self.seen.append((args[0] > 0, args[0] < 0))
+            self.seen.append(extremes_of(args[0], self.vertices))
         return function(*args, **(kwargs or {}))
 
 
