@@ -7,14 +7,19 @@ plain      one model, tensors on the device, gathered minibatches, torch's fused
            (both with the plain form of the model, where the trainer's is an exact fast form)
 trainer    the suite's trainer at several batch sizes over runs, a step without evaluation
 matmul     the matrix products of such a step and nothing else: no step of these models can be faster
+
+The first two run in an ordinary process, the others in one that keeps freed memory (`keep_freed_memory`), as the
+trainer's workers do. One works at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -25,63 +30,93 @@ from torch.utils.data import DataLoader
 
 from omnigrok.batching import MUCH_SLOWER, timed
 from omnigrok.complexity import ComplexityProbe, activations, changes, extremes, frame
+from omnigrok.executors import keep_freed_memory
 from omnigrok.oracle import Examples
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
+from omnigrok.sweep import task_data
 from omnigrok.task import Task, TaskData
 from omnigrok.trainer import BatchOrder, Trainer
 
 SIZES = (1, 4, 8, 16, 32, 64)
 ROUNDS = 7
 ROUND_SECONDS = 0.3
+ORDINARY = ("published", "plain")
+"""Loops of the process that is as Python starts it."""
 WARM_UP = 3
 MATMULS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm)
 
 
 @dataclass
 class Contender:
-    """Something that advances `runs` runs by one step a call."""
+    """A loop that a call advances by one step."""
 
-    loop: str
-    runs: int
     step: Callable[[], object]
     extra: float = 0.0
     """Seconds a step that are measured apart: the share of an evaluation."""
 
 
-def bench(task: Task, spec: RunSpec, data: TaskData, device: str, sizes: tuple[int, ...] = SIZES) -> pd.DataFrame:
+def bench(task: Task, spec: RunSpec, device: str, sizes: tuple[int, ...] = SIZES) -> pd.DataFrame:
     """Milliseconds a step and run of every loop, and the ratios.
 
     Contenders take turns in ROUNDS rounds, so that a slow moment of the machine meets all of them. Each is built for
     its turn and dropped after it, so that none works beside the memory of another. A contender's time is the median
     over rounds of the mean in a round.
     """
-    spec = spec.replace(steps=10**6, alpha=1.0)  # loops end when time is up
-
-    def trainer(size: int) -> Trainer:
-        return Trainer(task, [spec.replace(seed=seed) for seed in range(size)], data, device)
-
-    builders: list[Callable[[], Contender]] = [
-        partial(published_loop, task, spec, data),
-        partial(plain_loop, task, spec, data, device),
-    ]
-    for size in sizes if task.batchable else (1,):
-        builders += [partial(trainer_loop, trainer, size), partial(matmul_loop, trainer, size)]
+    contenders = [("published", 1), ("plain", 1)]
+    contenders += [(loop, size) for size in (sizes if task.batchable else (1,)) for loop in ("trainer", "matmul")]
     times: dict[tuple[str, int], list[float]] = {}
-    for turn in range(ROUNDS):
-        for build in list(builders):
-            contender = build()
-            for _ in range(WARM_UP):
-                contender.step()
-            seconds = mean_seconds(contender.step, device) + contender.extra
-            found = times.setdefault((contender.loop, contender.runs), [])
-            found.append(seconds / contender.runs)
-            fastest = min(t[0] for (loop, _), t in times.items() if loop == contender.loop)
-            if turn == 0 and contender.loop == "trainer" and found[0] > MUCH_SLOWER * fastest:
-                del builders[builders.index(build) + 2 :]  # larger batches only cost memory
-                break
+    with _process(spec, device, keeps=False) as ordinary, _process(spec, device, keeps=True) as ours:
+        for round_ in range(ROUNDS):
+            for loop, size in list(contenders):
+                process = ordinary if loop in ORDINARY else ours
+                work = process.submit(_in_process, turn, task, spec, device, loop, size, ROUND_SECONDS)
+                found = times.setdefault((loop, size), [])
+                found.append(work.result())
+                fastest = min(t[0] for (other, _), t in times.items() if other == loop)
+                if round_ == 0 and loop == "trainer" and found[0] > MUCH_SLOWER * fastest:
+                    del contenders[contenders.index((loop, size)) + 2 :]  # larger batches only cost memory
+                    break
     rows = [(task.name, loop, runs, 1e3 * statistics.median(found)) for (loop, runs), found in times.items()]
     return with_ratios(pd.DataFrame(rows, columns=["task", "loop", "runs", "ms"]))
+
+
+def turn(data: TaskData, task: Task, spec: RunSpec, device: str, loop: str, runs: int, seconds: float) -> float:
+    """Seconds a step and run of a loop in its turn."""
+    spec = spec.replace(steps=10**6, alpha=1.0)  # loops end when time is up
+    if loop == "published":
+        contender = published_loop(task, spec, data)
+    elif loop == "plain":
+        contender = plain_loop(task, spec, data, device)
+    else:
+        trainer = Trainer(task, [spec.replace(seed=seed) for seed in range(runs)], data, device)
+        contender = Contender(trainer.update if loop == "trainer" else matmul_limit(trainer))
+    for _ in range(WARM_UP):
+        contender.step()
+    return (mean_seconds(contender.step, device, seconds) + contender.extra) / runs
+
+
+@contextlib.contextmanager
+def _process(spec: RunSpec, device: str, *, keeps: bool) -> Iterator[ProcessPoolExecutor]:
+    """A process of its own, of as many threads as this one, with the data of a run."""
+    arguments = torch.get_num_threads(), spec, device, keeps
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, arguments) as process:
+        yield process
+
+
+_DATA: list[TaskData] = []
+"""What `_start` loaded in this process."""
+
+
+def _start(threads: int, spec: RunSpec, device: str, keeps: bool) -> None:
+    torch.set_num_threads(threads)
+    if keeps:
+        keep_freed_memory()
+    _DATA.append(task_data(spec, device))
+
+
+def _in_process(work: Callable[..., float], *arguments: object) -> float:
+    return work(_DATA[0], *arguments)
 
 
 def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,11 +128,23 @@ def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(share_of_limit=share.where(table["loop"] == "trainer"))
 
 
-def bench_probe(task: Task, spec: RunSpec, data: TaskData, device: str, runs: int = 32, points: int = 50) -> float:
+def bench_probe(task: Task, spec: RunSpec, device: str, runs: int = 32, points: int = 50) -> float:
     """How many times faster `ComplexityProbe` is than a loop over models and points with the same frame.
 
     The loop is the plain form: hooks on one model, the vertices of one point through all of its layers.
     """
+    times: dict[str, list[float]] = {"loop": [], "probe": []}
+    with _process(spec, device, keeps=False) as ordinary, _process(spec, device, keeps=True) as ours:
+        for _ in range(ROUNDS):
+            for form, process in zip(times, (ordinary, ours), strict=True):
+                work = process.submit(_in_process, probe_turn, task, spec, device, form, runs, points)
+                times[form].append(work.result())
+    plain, batched = (statistics.median(found) for found in times.values())
+    return plain / batched
+
+
+def probe_turn(data: TaskData, task: Task, spec: RunSpec, device: str, form: str, runs: int, points: int) -> float:
+    """Seconds of the local complexity of all runs, as a loop or as a probe; the median of three calls after a first."""
     trainer = Trainer(task, [spec.replace(seed=seed) for seed in range(runs)], data, device)
     probe = ComplexityProbe(points=points)
     models = [trainer.runs.model(r).to(device) for r in range(runs)]
@@ -112,10 +159,12 @@ def bench_probe(task: Task, spec: RunSpec, data: TaskData, device: str, runs: in
                 found = extremes(model, layers, point.unsqueeze(0), offsets)
                 torch.stack([changes(low, high) for low, high in found]).sum(dim=0)
 
-    contenders: tuple[Callable[[], object], ...] = (loop, lambda: probe(trainer))
-    times = [[timed(work, device) for work in contenders] for _ in range(ROUNDS)]
-    plain, batched = (statistics.median(column) for column in zip(*times, strict=True))
-    return plain / batched
+    def batched() -> None:
+        probe(trainer)
+
+    work = loop if form == "loop" else batched
+    timed(work, device)
+    return statistics.median(timed(work, device) for _ in range(3))
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -131,10 +180,10 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def mean_seconds(step: Callable[[], object], device: str) -> float:
-    """Mean seconds of a call over a round."""
+def mean_seconds(step: Callable[[], object], device: str, seconds: float) -> float:
+    """Mean seconds of a call, over that many seconds."""
     times: list[float] = []
-    while sum(times) < ROUND_SECONDS:
+    while sum(times) < seconds:
         times.append(timed(step, device))
     return sum(times) / len(times)
 
@@ -184,7 +233,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
         evaluate()
         every = task.published_evaluation.every
         extra = statistics.median(timed(evaluate, str(device)) for _ in range(3)) / every
-    return Contender("published", 1, step, extra)
+    return Contender(step, extra)
 
 
 def clip(model: nn.Module, spec: RunSpec) -> None:
@@ -214,17 +263,7 @@ def plain_loop(task: Task, spec: RunSpec, data: TaskData, device: str) -> Conten
         clip(model, spec)
         optimizer.step()
 
-    return Contender("plain", 1, step)
-
-
-def trainer_loop(trainer: Callable[[int], Trainer], size: int) -> Contender:
-    """The suite's trainer, a step of that many runs."""
-    return Contender("trainer", size, trainer(size).update)
-
-
-def matmul_loop(trainer: Callable[[int], Trainer], size: int) -> Contender:
-    """The matrix products of that step."""
-    return Contender("matmul", size, matmul_limit(trainer(size)))
+    return Contender(step)
 
 
 def matmul_limit(trainer: Trainer) -> Callable[[], object]:

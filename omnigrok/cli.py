@@ -305,15 +305,12 @@ def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, de
 
     from omnigrok.bench import ROUNDS, bench_probe, markdown
     from omnigrok.bench import bench as measure
-    from omnigrok.executors import keep_freed_memory
     from omnigrok.provenance import device_name
-    from omnigrok.sweep import task_data
 
-    keep_freed_memory()
     hardware = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     if probe:
         task = get_task((tasks or ("mnist",))[0])
-        ratio = bench_probe(task, task.spec, task_data(task.spec, device), device)
+        ratio = bench_probe(task, task.spec, device)
         click.echo(
             f"local complexity of 32 {task.name} runs: {ratio:.1f} times a loop over models and points; {hardware}"
         )
@@ -322,6 +319,6 @@ def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, de
     tables = []
     for task in chosen:
         click.echo(f"timing {task.name} ...", err=True)
-        tables.append(measure(task, task.spec, task_data(task.spec, device), device, sizes))
+        tables.append(measure(task, task.spec, device, sizes))
     click.echo(markdown(pd.concat(tables)))
     click.echo(f"\n{hardware}; medians over n = {ROUNDS} rounds in which the loops take turns.")

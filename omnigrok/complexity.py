@@ -81,12 +81,12 @@ def local_complexity(
         OmnigrokError: more directions than dimensions, no activation found, a radius that is not above 0.
     """
     offsets = frame(points[0].shape, directions, radius, seed).to(points)
-    chunk = max(1, memory // (offsets.numel() * offsets.element_size()))
     training = model.training
     with contextlib.suppress(NotImplementedError):  # an exported model has no modes
         model.eval()
     chosen = layers if layers is not None else activations(model, points[:1])
     shared = layers is None and bool(chosen) and starts_affine(model)
+    chunk = chunk_size(model, chosen, points[:1], offsets, shared, memory)
     counts, positive, negative = [], None, None
     try:
         with torch.no_grad():
@@ -129,7 +129,8 @@ class ComplexityProbe:
         if any(spec.n_train < self.points for spec in trainer.specs):
             raise OmnigrokError(f"a complexity probe of {self.points} points needs as many training examples")
         uniform = torch.rand(self.points, *train.shape[1:], generator=generator(self.seed, "random points"))
-        uniform = uniform.to(train) * (train.max() - train.min()) + train.min()
+        low, high = torch.aminmax(train)
+        uniform = uniform.to(train) * (high - low) + low
         offsets = frame(train.shape[1:], self.directions, self.radius, self.seed).to(train)
         for name, points in (
             ("train", train[: self.points]),
@@ -155,8 +156,8 @@ class ComplexityProbe:
                 "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
             }
 
-        chunk = max(1, MEMORY // (offsets.numel() * offsets.element_size() * len(trainer.specs)))
         module.eval()
+        chunk = chunk_size(module, layers, points[:1], offsets, shared, MEMORY // len(trainer.specs))
         parts = [
             trainer.runs.map(count, (points[i : i + chunk],), points[i : i + chunk], shared=True)
             for i in range(0, len(points), chunk)
@@ -235,6 +236,16 @@ def extremes(
     with recorded(layers, len(offsets), vertices if shared else None) as seen:
         model(inputs)
     return seen
+
+
+def chunk_size(
+    model: nn.Module, layers: Sequence[nn.Module], point: Tensor, offsets: Tensor, shared: bool, memory: int
+) -> int:
+    """How many points' vertices fit into some bytes where they are widest: at a pre-activation or at the input."""
+    with torch.no_grad(), recorded(layers, 1) as seen:
+        model(point.to(next(model.parameters(), point).device))  # of a batch of runs, meta: shapes without work
+    widest = max([low.numel() for low, _ in seen] + [0 if shared else point.numel()])
+    return max(1, memory // (len(offsets) * widest * offsets.element_size()))
 
 
 def changes(low: Float[Tensor, "points ..."], high: Float[Tensor, "points ..."]) -> Int[Tensor, "points"]:

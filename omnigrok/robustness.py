@@ -21,22 +21,26 @@ from omnigrok.spec import generator
 from omnigrok.task import Inputs
 from omnigrok.trainer import Trainer
 
-Objective = Literal["ce", "margin"]
+Objective = Literal["ce", "margin", "dlr"]
 
 
 @dataclass(frozen=True)
 class PGD:
     """Projected gradient ascent on a loss of the outputs, as logits, within a ball around each input.
 
-    As a perturbation of a run it is adversarial training. The first input of the model is attacked.
+    As a perturbation of a run it is adversarial training. The first input of the model is attacked. Decaying steps and
+    the objective dlr are taken from APGD (Croce and Hein 2020, sections 3 and 4).
 
     Attributes:
         eps: radius of the ball, in the units of the input (for images in [0, 1]: of a pixel).
         steps: gradient steps.
-        step: length of a step; None: eps / 4.
+        step: length of a step, with `decay` of the first; None: eps / 4, with `decay` 2 eps.
         norm: linf, or l2 over the whole input.
-        objective: ce (cross-entropy) or margin (largest wrong output less the right one, which does not saturate).
+        objective: ce (cross-entropy), margin (largest wrong output less the right one, which does not saturate) or dlr
+            (the margin over the largest output less the third: difference of logits ratio).
         restarts: random starts of which each example's worst is kept.
+        decay: steps fall linearly to zero and the worst point on the way is kept, not the last. Where the loss is
+            rugged, long first steps find what short ones, stuck near their start, miss.
         low, high: the inputs' range, to which an attacked input is clamped.
     """
 
@@ -46,14 +50,15 @@ class PGD:
     norm: Literal["linf", "l2"] = "linf"
     objective: Objective = "ce"
     restarts: int = 1
+    decay: bool = False
     low: float = 0.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.eps >= 0 and self.steps >= 0 and self.restarts >= 1):
             raise SpecError("an attack needs eps >= 0, steps >= 0 and restarts >= 1")
-        if self.norm not in ("linf", "l2") or self.objective not in ("ce", "margin"):
-            raise SpecError("an attack's norm is linf or l2, its objective ce or margin")
+        if self.norm not in ("linf", "l2") or self.objective not in ("ce", "margin", "dlr"):
+            raise SpecError("an attack's norm is linf or l2, its objective ce, margin or dlr")
 
     def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs:
         """Attacked training inputs, (runs, batch, ...): the start of a run's attack is keyed by its seed and step."""
@@ -66,21 +71,27 @@ class PGD:
             SpecError: the targets are not classes.
         """
         labels = class_labels(targets)
-        clean = inputs[0]
-        best, worst = clean, None
+        clean, rest = inputs[0], inputs[1:]
+        worst = clean
+        highest = torch.full(clean.shape[:2], float("-inf"), dtype=clean.dtype, device=clean.device)
+
+        def keep(x: Tensor, values: Tensor) -> None:
+            nonlocal worst, highest
+            worst = torch.where(expand(values > highest, x), x, worst)
+            highest = torch.maximum(values, highest)
+
         for restart in range(self.restarts):
             x = self.project(clean + self._start(trainer, clean, key, restart), clean)
-            for _ in range(self.steps):
-                slope = gradient(trainer, self.objective, (x, *inputs[1:]), labels)
-                x = self.project(x + (self.eps / 4 if self.step is None else self.step) * self._direction(slope), clean)
-            if self.restarts == 1:
-                return (x, *inputs[1:])
+            for i in range(self.steps):
+                values, slope = values_and_gradient(trainer, self.objective, (x, *rest), labels)
+                if self.decay:
+                    keep(x, values)
+                x = self.project(x + self._length(i) * self._direction(slope), clean)
+            if self.restarts == 1 and not self.decay:
+                return (x, *rest)
             with torch.no_grad():
-                values = objective_values(trainer, self.objective, (x, *inputs[1:]), labels)
-            better = torch.ones_like(values, dtype=torch.bool) if worst is None else values > worst
-            worst = values if worst is None else torch.maximum(values, worst)
-            best = torch.where(expand(better, x), x, best)
-        return (best, *inputs[1:])
+                keep(x, objective_values(trainer, self.objective, (x, *rest), labels))
+        return (worst, *rest)
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
         """The nearest point of the ball around the clean inputs, clamped to the inputs' range."""
@@ -91,6 +102,11 @@ class PGD:
             length = change.flatten(2).norm(dim=2)
             change = change * expand((self.eps / length.clamp(min=1e-30)).clamp(max=1.0), change)
         return (clean + change).clamp(self.low, self.high).detach()
+
+    def _length(self, i: int) -> float:
+        if not self.decay:
+            return self.eps / 4 if self.step is None else self.step
+        return (2 * self.eps if self.step is None else self.step) * (1 - i / self.steps)
 
     def _start(self, trainer: Trainer, clean: Tensor, key: str, restart: int) -> Tensor:
         noise = [
@@ -126,13 +142,23 @@ class GaussianNoise:
 class RobustnessProbe:
     """Logs accuracy under attack on the first test (and training) examples of all runs.
 
-    Metrics, for every eps: `robust_EPS` under PGD on the cross-entropy, `margin_EPS` on the margin; for the largest eps
-    also `zero_gradient`, the share of clean test examples at which the cross-entropy's gradient is exactly zero: where
-    it is not near zero, `robust_EPS` says nothing and `margin_EPS` counts. With `train`, `robust_train_EPS`.
+    Metrics, for every eps: `robust_EPS` under PGD on the cross-entropy, of constant steps from one start as Humayun et
+    al. attack, and `margin_EPS` under a stronger one, on the margin with decaying steps; `zero_gradient`, the share of
+    clean test examples at which the cross-entropy's gradient is exactly zero. Where that is not near zero, or where
+    `margin_EPS` is well below, `robust_EPS` overstates. With `train`, `robust_train_EPS`.
+
+    Attributes:
+        eps: radii, in the units of the input.
+        steps: of PGD on the cross-entropy.
+        margin_steps: of the attack on the margin.
+        examples: attacked, of the test and of the training set.
+        train: attack training examples too.
+        chunk: examples attacked at once.
     """
 
     eps: tuple[float, ...] = (0.1,)
     steps: int = 10
+    margin_steps: int = 20
     examples: int = 1000
     train: bool = False
     chunk: int = 250
@@ -143,7 +169,8 @@ class RobustnessProbe:
         trainer.runs.module.eval()
         for eps in self.eps:
             result[f"robust_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps), *test)
-            result[f"margin_{eps:g}"] = self._accuracy(trainer, PGD(eps, self.steps, objective="margin"), *test)
+            strong = PGD(eps, self.margin_steps, objective="margin", decay=True)
+            result[f"margin_{eps:g}"] = self._accuracy(trainer, strong, *test)
         result["zero_gradient"] = self._zero_gradients(trainer, *test)
         if self.train:
             if any(spec.n_train < self.examples for spec in trainer.specs):
@@ -165,7 +192,7 @@ class RobustnessProbe:
 
     def _zero_gradients(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Float[Tensor, "runs"]:
         zero = [
-            (gradient(trainer, "ce", x, class_labels(y)).flatten(2) == 0).all(dim=2)
+            (values_and_gradient(trainer, "ce", x, class_labels(y))[1].flatten(2) == 0).all(dim=2)
             for x, y in self._chunks(trainer, inputs, targets)
         ]
         return torch.cat(zero, dim=1).double().mean(dim=1)
@@ -205,17 +232,23 @@ def objective_values(
             return F.cross_entropy(outputs, labels, reduction="none")
         right = outputs.gather(1, labels.unsqueeze(1)).squeeze(1)
         others = outputs.masked_fill(F.one_hot(labels, outputs.shape[1]).bool(), float("-inf"))
-        return others.max(dim=1).values - right
+        margin = others.max(dim=1).values - right
+        if objective == "margin":
+            return margin
+        ordered = outputs.sort(dim=1, descending=True).values
+        return margin / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
     found: Tensor = trainer.runs.map(values, inputs, labels)
     return found
 
 
-def gradient(trainer: Trainer, objective: Objective, inputs: Inputs, labels: Tensor) -> Tensor:
-    """Gradient of the objective by the first input, (runs, batch, ...)."""
+def values_and_gradient(
+    trainer: Trainer, objective: Objective, inputs: Inputs, labels: Tensor
+) -> tuple[Float[Tensor, "runs batch"], Tensor]:
+    """The objective of each example of each run, and its gradient by the first input, (runs, batch, ...)."""
     x = inputs[0].detach().clone().requires_grad_()
     values = objective_values(trainer, objective, (x, *inputs[1:]), labels)
-    return torch.autograd.grad(values.sum(), x)[0]
+    return values.detach(), torch.autograd.grad(values.sum(), x)[0]
 
 
 def expand(values: Float[Tensor, "runs batch"], like: Tensor) -> Tensor:

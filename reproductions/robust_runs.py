@@ -46,7 +46,7 @@ def cifar10(preset: str) -> RunSpec:
     attack = RobustnessProbe(eps=CIFAR_EPS, examples=10_000 if published else 200)
     if preset == "quick":
         complexity = ComplexityProbe(radius=0.005, directions=5, points=10)
-        attack = RobustnessProbe(eps=CIFAR_EPS, steps=2, examples=20)
+        attack = RobustnessProbe(eps=CIFAR_EPS, steps=2, margin_steps=3, examples=20)
     return base.replace(probes=(complexity, attack))
 
 
@@ -56,7 +56,9 @@ def complexity_probe(quick: bool) -> ComplexityProbe:
 
 
 def robustness_probe(quick: bool, eps: Sequence[float] = EPS) -> RobustnessProbe:
-    return RobustnessProbe(eps=tuple(eps), steps=3 if quick else 10, examples=50 if quick else EXAMPLES)
+    if quick:
+        return RobustnessProbe(eps=tuple(eps), steps=3, margin_steps=3, examples=50)
+    return RobustnessProbe(eps=tuple(eps), examples=EXAMPLES)
 
 
 def curve(curves: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def draw_accuracy(
     for shade, e in zip(SHADES if len(eps) > 1 else SHADES[1:], eps, strict=False):
         plot(ax, curve(curves, "probe", f"robust_{e:g}"), shade, f"test, PGD {e:g}")
         plot(ax, curve(curves, "probe", f"margin_{e:g}"), shade, "", ":")
-    ax.plot([], [], color="#444444", ls=":", label="attack on the margin")
+    ax.plot([], [], color="#444444", ls=":", label="stronger attack")
     ax.set(xscale="log", xlabel="optimizer steps", ylabel="accuracy", ylim=(0, 1.03))
     ax.legend(fontsize=8, loc=legend)  # its lower left corner, in shares of the panel
 

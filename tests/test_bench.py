@@ -4,7 +4,7 @@ import torch
 
 from omnigrok import bench as bench_module
 from omnigrok import get_task
-from omnigrok.bench import Recorder, bench, bench_probe, markdown, with_ratios
+from omnigrok.bench import Recorder, bench, bench_probe, markdown, probe_turn, turn, with_ratios
 from omnigrok.sweep import task_data
 from omnigrok.trainer import Trainer
 
@@ -38,7 +38,7 @@ def test_bench_times_every_loop(monkeypatch):
     monkeypatch.setattr(bench_module, "MUCH_SLOWER", float("inf"))  # a busy machine drops no contender
     task = get_task("teacher_student")
     spec = task.spec.replace(batch_size=20)
-    table = bench(task, spec, task_data(spec, "cpu"), "cpu", sizes=(1, 2))
+    table = bench(task, spec, "cpu", sizes=(1, 2))
     assert table[["loop", "runs"]].to_numpy().tolist() == [
         ["published", 1], ["plain", 1], ["trainer", 1], ["matmul", 1], ["trainer", 2], ["matmul", 2],
     ]  # fmt: skip
@@ -46,8 +46,24 @@ def test_bench_times_every_loop(monkeypatch):
     assert table.loc[0, "vs_published"] == 1
 
 
-def test_the_probe_is_faster_than_a_loop_over_models_and_points(mnist_data, monkeypatch):
-    monkeypatch.setattr(bench_module, "ROUNDS", 3)
+@pytest.mark.parametrize("loop", ["published", "plain", "trainer", "matmul"])
+def test_a_turn_of_each_loop(loop):
+    task = get_task("teacher_student")
+    spec = task.spec.replace(batch_size=20)
+    assert 0 < turn(task_data(spec, "cpu"), task, spec, "cpu", loop, 1, 0.002) < 1
+
+
+def test_the_probe_is_faster_than_a_loop_over_models_and_points(mnist_data):
     task = get_task("mnist")
     spec = task.spec.replace(dtype="float64", options=(("width", 40),))
-    assert bench_probe(task, spec, mnist_data, "cpu", runs=4, points=20) > 1
+    times = {
+        form: min(probe_turn(mnist_data, task, spec, "cpu", form, runs=4, points=20) for _ in range(3))
+        for form in ("loop", "probe")
+    }
+    assert times["probe"] < times["loop"]
+
+
+def test_the_probe_is_timed_in_processes_of_its_own(monkeypatch):
+    monkeypatch.setattr(bench_module, "ROUNDS", 1)
+    task = get_task("mnist")
+    assert bench_probe(task, task.spec.replace(options=(("width", 20),)), "cpu", runs=2, points=5) > 0

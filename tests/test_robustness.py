@@ -6,7 +6,7 @@ import torch
 
 from omnigrok import get_task
 from omnigrok.errors import SpecError
-from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe, class_labels, gradient, objective_values
+from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe, class_labels, objective_values, values_and_gradient
 from omnigrok.trainer import Trainer
 
 
@@ -70,10 +70,23 @@ def test_restarts_keep_each_examples_worst(trainer):
     assert (four > one).any()
 
 
+def test_decaying_steps_keep_the_worst_point_on_the_way(trainer):
+    inputs, targets = batch(trainer, 100)
+    labels = class_labels(targets)
+    attacks = [PGD(0.1, 10, objective="margin", decay=decay, step=0.2) for decay in (False, True)]
+    last, worst = (a.attack(trainer, inputs, targets, "t") for a in attacks)
+    assert (worst[0] - inputs[0]).abs().max().item() <= 0.1 * (1 + 1e-12)
+    values = [objective_values(trainer, "margin", x, labels) for x in (last, worst)]
+    assert values[1].mean() > values[0].mean()  # steps of twice the radius, undiminished, leap from corner to corner
+    start = PGD(0.1, 0, objective="margin").attack(trainer, inputs, targets, "t")
+    assert (values[1] >= objective_values(trainer, "margin", start, labels)).all()  # the start is on the way
+
+
 def test_the_gradient_is_autograds(trainer):
     inputs, targets = batch(trainer, 5)
     labels = class_labels(targets)
-    found = gradient(trainer, "ce", inputs, labels)
+    values, found = values_and_gradient(trainer, "ce", inputs, labels)
+    assert torch.equal(values, objective_values(trainer, "ce", inputs, labels))
     step = 1e-6 * torch.sign(found)
     up, down = (objective_values(trainer, "ce", (inputs[0] + s,), labels) for s in (step, -step))
     torch.testing.assert_close((up - down) / 2e-6, found.abs().sum(dim=2), rtol=1e-4, atol=1e-7)
@@ -155,7 +168,7 @@ def test_a_librarys_attacks_agree(mnist_data):
         )
         attacks = [
             AutoProjectedGradientDescent(
-                classifier, eps_step=eps / 4, max_iter=40, nb_random_init=1, loss_type=loss, **shared
+                classifier, eps_step=2 * eps, max_iter=40, nb_random_init=1, loss_type=loss, **shared
             )
             for loss in ("cross_entropy", "difference_logits_ratio")
         ]
