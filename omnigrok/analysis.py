@@ -89,8 +89,10 @@ def reduced(curves: pd.DataFrame) -> pd.DataFrame:
     values = curves[curves["split"].isin(["train", "test"])].sort_values("step", kind="stable")
     errors = values[values["metric"] == "accuracy"].assign(metric="error", value=lambda t: 1 - t["value"])
     values = pd.concat([values, errors])
-    grouped = values.groupby([*RUN_FIELDS, "split", "metric"], sort=False)["value"]
-    table = grouped.agg(last="last", lowest="min", highest="max").reset_index()
+    cells = [*RUN_FIELDS, "split", "metric"]
+    last = values.drop_duplicates(cells, keep="last").set_index(cells)["value"]  # agg("last") would skip not-a-number
+    extremes = values.groupby(cells, sort=False)["value"].agg(lowest="min", highest="max")
+    table = extremes.assign(last=last).reset_index()
     table["best"] = table["highest"].where(table["metric"] == "accuracy", table["lowest"])
     table["weight_norm"] = table["run"].map(norms)
     keys = [*LANDSCAPE_FIELDS, "split", "metric"]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import filelock
 import torch
 
 from omnigrok.provenance import device_name
@@ -65,9 +66,13 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
     )
     known = _read(path)
     if key not in known:
-        known[key] = asdict(measure(task, spec, data, device))
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_suffix(".lock")):  # who measures at the same time is timed too slow
+            known = _read(path)
+            if key not in known:
+                known[key] = asdict(measure(task, spec, data, device))
+                with atomic(path, locked=True) as temporary:
+                    temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
     return Batching(**known[key])
 
 
@@ -84,11 +89,18 @@ def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
     for size in SIZES if task.batchable else (1,):
         if size > largest or size * run_bytes > MEMORY_SHARE * memory_bytes(device):
             break
-        trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
-        run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size
-        tried[size] = step_seconds(trainer, SECONDS) / size
-        if tried[size] <= min(tried.values()):
-            evaluation = timed(trainer.measure, device) / size
+        try:
+            trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
+            run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size
+            seconds = step_seconds(trainer, SECONDS) / size
+            if seconds <= min(tried.values(), default=seconds):
+                evaluation = timed(trainer.measure, device) / size
+        except torch.OutOfMemoryError:  # activations are not in run_bytes
+            if not tried:
+                raise
+            torch.cuda.empty_cache()
+            break
+        tried[size] = seconds
         slower = slower + 1 if tried[size] > MUCH_SLOWER * min(tried.values()) else 0
         if slower == 2:
             break

@@ -66,6 +66,7 @@ def bench(task: Task, spec: RunSpec, device: str, sizes: tuple[int, ...] = SIZES
     contenders = [("published", 1), ("plain", 1)]
     contenders += [(loop, size) for size in (sizes if task.batchable else (1,)) for loop in ("trainer", "matmul")]
     times: dict[tuple[str, int], list[float]] = {}
+    fetched(task)
     with _process(spec, device, keeps=False) as ordinary, _process(spec, device, keeps=True) as ours:
         for round_ in range(ROUNDS):
             for loop, size in list(contenders):
@@ -94,6 +95,12 @@ def turn(data: TaskData, task: Task, spec: RunSpec, device: str, loop: str, runs
     for _ in range(WARM_UP):
         contender.step()
     return (mean_seconds(contender.step, device, seconds) + contender.extra) / runs
+
+
+def fetched(task: Task) -> None:
+    """Have the data in the cache: a process that cannot load them ends without saying why."""
+    if task.dataset is not None:
+        task.dataset.fetch()
 
 
 @contextlib.contextmanager
@@ -133,6 +140,7 @@ def bench_probe(task: Task, spec: RunSpec, device: str, runs: int = 32, points: 
 
     The loop is the plain form: hooks on one model, the vertices of one point through all of its layers.
     """
+    fetched(task)
     times: dict[str, list[float]] = {"loop": [], "probe": []}
     with _process(spec, device, keeps=False) as ordinary, _process(spec, device, keeps=True) as ours:
         for _ in range(ROUNDS):

@@ -1,7 +1,9 @@
 """A claim of a paper, what was measured, and the verdict. Verdicts come from several seeds with an interval.
 
 PASS: the whole 95 % bootstrap interval over seeds lies in the expected range. DEVIATES: all of it lies outside.
-INCONCLUSIVE: it straddles the border, or there are fewer than MIN_SEEDS seeds. NOT RUN: there is nothing to measure.
+INCONCLUSIVE: it straddles the border, or there are fewer than MIN_SEEDS seeds, or one of them decides nothing (a ratio
+of two times that were both not reached). NOT RUN: there is nothing to measure. With three seeds the interval is their
+range.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from omnigrok.analysis import bootstrap_interval
+from omnigrok.errors import OmnigrokError
 
 Status = Literal["PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN"]
 Tables = dict[str, pd.DataFrame]
@@ -73,9 +76,10 @@ class Claim:
     def test(self, tables: Tables) -> dict[str, Any]:
         """The claim with its measurement and verdict, ready for the sidecar."""
         try:
-            values = self.measure(tables).dropna()
+            values = pd.Series(self.measure(tables), dtype=float)
         except (KeyError, IndexError, ValueError):
             values = pd.Series(dtype=float)
+        asked, values = len(values), values.dropna()
         interval = bootstrap_interval(values) if len(values) else None
         return {
             "id": self.id,
@@ -85,16 +89,17 @@ class Claim:
             "measured": _finite(float(np.median(values))) if len(values) else None,
             "interval": [_finite(end) for end in interval] if interval else None,
             "n_seeds": len(values),
-            "status": verdict(interval, len(values), self.expect),
+            "undecided_seeds": asked - len(values),
+            "status": verdict(interval, len(values), self.expect, undecided=asked - len(values)),
         }
 
 
-def verdict(interval: tuple[float, float] | None, n_seeds: int, expect: Between) -> Status:
+def verdict(interval: tuple[float, float] | None, n_seeds: int, expect: Between, undecided: int = 0) -> Status:
     """The rule of this module's docstring."""
     if interval is None:
         return "NOT RUN"
     low, high = interval
-    if n_seeds < MIN_SEEDS:
+    if n_seeds < MIN_SEEDS or undecided:
         return "INCONCLUSIVE"
     if expect.low <= low and high <= expect.high:
         return "PASS"
@@ -104,9 +109,16 @@ def verdict(interval: tuple[float, float] | None, n_seeds: int, expect: Between)
 
 
 def read_sidecars(folder: Path) -> list[dict[str, Any]]:
-    """The sidecars of a folder of figures, by name."""
-    sidecars = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [sidecar for sidecar in sidecars if "claims" in sidecar]
+    """The sidecars of a folder of figures, by name.
+
+    Raises:
+        OmnigrokError: there are none.
+    """
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    sidecars = [sidecar for sidecar in found if "claims" in sidecar]
+    if not sidecars:
+        raise OmnigrokError(f"there are no figures in {folder}; python -m reproductions.all draws them")
+    return sidecars
 
 
 def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:

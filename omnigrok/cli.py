@@ -90,7 +90,11 @@ def _run_options(command: Any) -> Any:
 @click.option("--keep", type=console.CommaList(click.IntRange(0)), help="Steps whose weights are kept: 0,1000.")
 @console.device_option
 @results_option
-@click.option("--out", type=click.Path(path_type=Path), help="The curve's PNG. Default: beside the run in the store.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The curve's PNG, or its folder. Default: beside the run in the store.",
+)
 @click.option("--force", is_flag=True, help="Train again when it is in the store.")
 def run_one(
     task: str,
@@ -121,6 +125,8 @@ def run_one(
         spec = spec.replace(batch_size=None)
     store = Store(results)
     png = out or store.path(spec).with_suffix(".png")
+    if png.is_dir():
+        png = png / f"{run_hash(spec)}.png"
     make_folder(png.parent)
     curves = run_sweep([spec], store, device=device, force=force)
     last = curves[curves["step"] == curves["step"].max()]
@@ -147,6 +153,8 @@ def _with_options(task: Task, given: tuple[str, ...]) -> tuple[tuple[str, Any], 
             chosen[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
         except (KeyError, ValueError):
             raise OmnigrokError(f"option {name} takes a {kind.__name__}, got {value!r}") from None
+        if kind is int and chosen[name] < 1:
+            raise OmnigrokError(f"option {name} must be 1 or more, got {value}")
     return tuple(
         sorted((name, v) for name, v in chosen.items() if name not in task.optional or v != task.optional[name])
     )

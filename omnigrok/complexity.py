@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from omnigrok.errors import OmnigrokError
 from omnigrok.partition import AFFINE_MODULES
 from omnigrok.spec import generator
-from omnigrok.trainer import Trainer
+from omnigrok.trainer import Trainer, widest_dtype
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
 OPERATORS = {
@@ -163,11 +163,12 @@ class ComplexityProbe:
             for i in range(0, len(points), chunk)
         ]
         module.train()
-        total = torch.cat([part["total"] for part in parts], dim=1).double().mean(dim=1)
+        wide = widest_dtype(points.device)
+        total = torch.cat([part["total"] for part in parts], dim=1).to(wide).mean(dim=1)
         positive, negative = (
             torch.cat([part[k] for part in parts], dim=1).any(dim=1) for k in ("positive", "negative")
         )
-        return total, (~positive).double().mean(dim=1), (~negative).double().mean(dim=1)
+        return total, (~positive).to(wide).mean(dim=1), (~negative).to(wide).mean(dim=1)
 
 
 def frame(shape: Sequence[int], directions: int, radius: float, seed: int = 0) -> Float[Tensor, "vertices ..."]:

@@ -54,6 +54,9 @@ def run(command: click.Command) -> None:
     try:
         status = command.main(prog_name=program(), standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message())
     except OmnigrokError as error:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class Dataset:
             for source in self.sources:
                 try:
                     return self._take(source, explain=True)
-                except (OSError, OmnigrokError, subprocess.SubprocessError, ValueError, KeyError) as error:
+                except Exception as error:  # what a proxy answers in a publisher's place can be anything
                     reasons.append(f"{source.name}: {first_line(error)}")
             names = ", ".join(f.name for f in self.files)
             raise DataUnavailableError(
@@ -309,7 +310,7 @@ def unpack(packed: Path, path: Path) -> None:
     try:
         with gzip.open(packed) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorruptFileError(f"{packed} is damaged: {first_line(error)}") from error
 
 

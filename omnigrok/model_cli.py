@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError
@@ -36,7 +36,9 @@ def complexity(model: str, weights: Path | None, data: Path, radius: float, dire
     """
     from omnigrok.complexity import local_complexity
 
-    found = local_complexity(load_model(model, weights), load_points(data), radius, directions, seed=seed)
+    loaded, points = load_model(model, weights), load_points(data)
+    check_fit(loaded, points, model)
+    found = local_complexity(loaded, points, radius, directions, seed=seed)
     click.echo(f"{'layer':<7}{'units':>8}{'crossing':>10}{'dead':>8}{'always on':>11}")
     for i, crossing in enumerate(found.crossings.double().mean(dim=0).tolist()):
         row = f"{found.units[i].item():>8}{crossing:>10.2f}{found.dead[i].item():>8}{found.always_on[i].item():>11}"
@@ -67,8 +69,11 @@ def partition(model: str, weights: Path | None, data: Path, half_width: float | 
     points = load_points(data).double()
     if len(points) < 3:
         raise OmnigrokError(f"{data} has {len(points)} points; a plane needs three")
+    loaded = load_model(model, weights)
+    if not isinstance(loaded, fx.GraphModule):  # an exported one may be fixed to another number of points
+        check_fit(loaded, points.float(), model)
     plane = Plane.through(points[:3], half_width=half_width)
-    found = exact(load_model(model, weights), plane)
+    found = exact(loaded, plane)
     anchors = plane.coordinates(points[:3])
     use_style()
     try:
@@ -112,6 +117,18 @@ def load_model(path: str, weights: Path | None) -> nn.Module:
         except Exception as error:
             raise OmnigrokError(f"the weights {weights} do not fit {path}: {first_line(error)}") from error
     return model.eval()
+
+
+def check_fit(model: nn.Module, points: Tensor, name: str) -> None:
+    """Raises OmnigrokError where the model does not take the points."""
+    if not len(points):
+        raise OmnigrokError("there are no points in the data")
+    try:
+        with torch.no_grad():
+            model(points[:1])
+    except Exception as error:
+        shape = " x ".join(map(str, points.shape[1:]))
+        raise OmnigrokError(f"{name} does not take points of shape {shape}: {first_line(error)}") from error
 
 
 def load_points(path: Path) -> Tensor:

@@ -44,6 +44,8 @@ AFFINE_OPERATORS = {  # of an exported model
     "linear", "conv1d", "conv2d", "batch_norm", "avg_pool2d", "adaptive_avg_pool2d", "flatten", "view", "reshape",
     "mean", "dropout", "constant_pad_nd", "pad",
 }  # fmt: skip
+TRAINING = {"dropout": 2, "batch_norm": 5}
+"""Of these operators, the argument that says whether the model was exported in training mode."""
 AFFINE_METHODS = ("flatten", "view", "reshape", "mean", "squeeze", "unsqueeze")
 AFFINE_FUNCTIONS = (torch.flatten, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean)
 SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "sub")
@@ -155,9 +157,9 @@ class Partition:
 def partition(model: nn.Module, plane: Plane) -> Partition:
     """The exact regions of a model on a plane, and its decision boundary where it has several outputs.
 
-    The model is traced with torch.fx (one from torch.export is its own graph) and evaluated in float64 and eval mode;
-    it may hold linear and convolution layers,
-    batch normalisation, average and max pooling, flattening, additions (skip connections), ReLU and LeakyReLU.
+    The model is traced with torch.fx and evaluated in float64 and eval mode (one from torch.export is its own graph, in
+    the mode that it was exported in); it may hold linear and convolution layers, batch normalisation, average and max
+    pooling, flattening, additions (skip connections), ReLU and LeakyReLU.
 
     Raises:
         OmnigrokError: the model does something else, which the message names.
@@ -217,10 +219,15 @@ class _Walk:
         """The negative slope of a ReLU-like node, or the max-pooling module."""
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         exported = operator_name(node)
+        in_place = exported.endswith("_") or node.kwargs.get("inplace", False) or getattr(module, "inplace", False)
+        if in_place and len(node.all_input_nodes[0].users) > 1:
+            raise OmnigrokError(f"{node.name} overwrites a tensor that is used again; take inplace=False")
         if isinstance(module, nn.MaxPool2d):
-            return None, module
+            return None, plain_pool(module)
         if exported == "max_pool2d":
-            return None, nn.MaxPool2d(*node.args[1:])  # type: ignore[arg-type]
+            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+            given: dict[str, Any] = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+            return None, plain_pool(nn.MaxPool2d(**{name: value for name, value in given.items() if value != []}))
         if isinstance(module, nn.ReLU) or node.target in (F.relu, torch.relu, "relu") or exported in ("relu", "relu_"):
             return 0.0, None
         if exported in ("leaky_relu", "leaky_relu_"):
@@ -264,12 +271,16 @@ class _Walk:
         return result
 
     def variables(self, node: fx.Node) -> list[fx.Node]:
-        """The arguments that depend on the input."""
-        return [argument for argument in node.all_input_nodes if argument.name not in self.constants]
+        """The arguments that depend on the input, one that is given twice (x * x) twice."""
+        found: list[fx.Node] = []
+        fx.map_arg((node.args, node.kwargs), found.append)
+        return [argument for argument in found if argument.name not in self.constants]
 
     def check(self, node: fx.Node) -> None:
         """Raises OmnigrokError for a call that is not known to be affine."""
         exported, alone = operator_name(node), self.variables(node) == list(node.args[:1])
+        if TRAINING.get(exported, len(node.args)) < len(node.args) and node.args[TRAINING[exported]]:
+            raise OmnigrokError(f"{node.name} is in training mode; export the model after model.eval()")
         known = (
             node.target in SUMS
             or exported in ("add", "add_", "sub", "sub_")
@@ -354,6 +365,13 @@ class _Walk:
             np.array(self.segments) if self.segments else empty,
             np.array(decision) if decision else empty,
         )
+
+
+def plain_pool(pool: nn.MaxPool2d) -> nn.MaxPool2d:
+    """Raises OmnigrokError for a pooling whose windows have holes or hang over the edge."""
+    if pool.dilation not in (1, (1, 1), [1, 1]) or pool.ceil_mode:
+        raise OmnigrokError(f"the partition does not know {pool}: it takes no dilation and no ceil_mode")
+    return pool
 
 
 def operator_name(node: fx.Node) -> str:

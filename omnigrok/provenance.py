@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -87,5 +88,5 @@ def program() -> str:
 
 
 def command_line() -> str:
-    """The command as the user would type it again."""
-    return " ".join([program(), *sys.argv[1:]])
+    """The command that goes on where this one stopped: as it was typed, but for --force."""
+    return f"{program()} {shlex.join(word for word in sys.argv[1:] if word != '--force')}".rstrip()

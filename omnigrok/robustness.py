@@ -19,7 +19,7 @@ from torch import Tensor
 from omnigrok.errors import SpecError
 from omnigrok.spec import generator
 from omnigrok.task import Inputs
-from omnigrok.trainer import Trainer
+from omnigrok.trainer import Trainer, widest_dtype
 
 Objective = Literal["ce", "margin", "dlr"]
 
@@ -188,14 +188,14 @@ class RobustnessProbe:
                 attacked = attack.attack(trainer, x, y, "evaluation")
             with torch.no_grad():
                 right.append(-objective_values(trainer, "margin", attacked, class_labels(y)) > 0)
-        return torch.cat(right, dim=1).double().mean(dim=1)
+        return torch.cat(right, dim=1).to(widest_dtype(trainer.device)).mean(dim=1)
 
     def _zero_gradients(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Float[Tensor, "runs"]:
         zero = [
             (values_and_gradient(trainer, "ce", x, class_labels(y))[1].flatten(2) == 0).all(dim=2)
             for x, y in self._chunks(trainer, inputs, targets)
         ]
-        return torch.cat(zero, dim=1).double().mean(dim=1)
+        return torch.cat(zero, dim=1).to(widest_dtype(trainer.device)).mean(dim=1)
 
     def _chunks(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> list[tuple[Inputs, Tensor]]:
         runs = len(trainer.specs)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,12 +66,12 @@ class Store:
         content = {"spec": spec.canonical(), "sha256": content_sha256(table), **run}
         metadata = {RUN_KEY: json.dumps(content, sort_keys=True), HOST_KEY: json.dumps(host, sort_keys=True)}
         arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(metadata)
-        with atomic(self.path(spec)) as temporary:
+        with atomic(self.path(spec), locked=True) as temporary:
             pq.write_table(arrow, temporary, compression="zstd")
 
     def write_weights(self, spec: RunSpec, weights: dict[int, dict[str, torch.Tensor]]) -> None:
         """Keep a run's weights at some steps. Written before its table: a finished run has them."""
-        with atomic(self.weights_path(spec)) as temporary:
+        with atomic(self.weights_path(spec), locked=True) as temporary:
             torch.save(weights, temporary)
 
     def weights_path(self, spec: RunSpec) -> Path:
@@ -119,9 +120,16 @@ class Store:
         found = [read_run(self.path(spec)) for spec in specs if self.path(spec).is_file()]
         return sum(host["batch_seconds"] / run["runs_per_batch"] for _, run, host in found)
 
-    def delete(self, spec: RunSpec) -> None:
-        self.path(spec).unlink(missing_ok=True)
-        self.weights_path(spec).unlink(missing_ok=True)
+    def delete(self, specs: Sequence[RunSpec]) -> None:
+        """Forget runs: their tables, their weights, and the checkpoints of batches with one of them."""
+        hashes = set(map(run_hash, specs))
+        for spec in specs:
+            self.path(spec).unlink(missing_ok=True)
+            self.weights_path(spec).unlink(missing_ok=True)
+        for task in {spec.task for spec in specs}:
+            for path, batch in self.checkpointed_batches(task):
+                if hashes & set(batch):
+                    path.unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
         return sorted(self.root.glob("*/*.parquet"))
@@ -139,7 +147,7 @@ class Store:
 
     def save_checkpoint(self, specs: Sequence[RunSpec], state: dict[str, Any], seconds: float) -> None:
         """Keep a trainer's state and the seconds spent on it so far."""
-        with atomic(self.checkpoint_path(specs)) as temporary:
+        with atomic(self.checkpoint_path(specs), locked=True) as temporary:
             torch.save({"runs": list(map(run_hash, specs)), "state": state, "seconds": seconds}, temporary)
 
     def load_checkpoint(self, path: Path, device: str) -> dict[str, Any] | None:
@@ -197,20 +205,24 @@ def content_sha256(table: pd.DataFrame) -> str:
     for column in COLUMNS:
         values = table[column]
         if pd.api.types.is_numeric_dtype(values):
-            digest.update(values.to_numpy(dtype="float64").tobytes())
+            numbers = values.to_numpy(dtype="float64")
+            digest.update(np.where(np.isnan(numbers), np.nan, numbers).tobytes())  # Parquet keeps no NaN's sign
         else:
             digest.update("\n".join(values.astype(str)).encode())
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, locked: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
+
+    With `locked`, when no other process writes this path, the name is always the same, so that what a killed process
+    left is overwritten.
 
     Raises:
         OmnigrokError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is overwritten
+    temporary = path.with_name(f".{path.name}.tmp" if locked else f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

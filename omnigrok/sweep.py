@@ -82,8 +82,9 @@ def run_sweep(
     specs = unique(specs)
     keep_freed_memory()
     if force:
-        for spec in specs:
-            store.delete(spec)
+        for spec in specs:  # nothing is deleted that could not be trained again
+            check_size(get_task(spec.task), spec, task_data(spec, device))
+        store.delete(specs)
     with _threads(cores() // workers if workers > 1 else 0):
         batches = plan(specs, store, device, runs_per_batch, workers)
     total = sum(batch.cost for batch in batches)
@@ -96,13 +97,13 @@ def run_sweep(
         if executor is None and workers > 1 and len(batches) > 1 and not small:
             executor, done = stack.enter_context(process_pool(min(workers, len(batches))))
         if executor is None:
-            deferred = [spec for batch in batches for spec in worker.train(batch.specs, batch.step_cost)]
+            deferred = [worker.train(batch.specs, batch.step_cost) for batch in batches]
         else:
             batches.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
             calls = [(str(store.root), b.specs, device, checkpoint_seconds, b.step_cost) for b in batches]
             deferred = []
             for i, left in completed(executor, train_batch, calls, lambda: progress.set(done()) if done else None):
-                deferred += left
+                deferred.append(left)
                 if done is None:
                     progress.advance(batches[i].cost)
         worker.wait_for(deferred)
@@ -255,17 +256,19 @@ class _Worker:
                 self._train_locked(batch, missing, step_cost)
         return deferred
 
-    def wait_for(self, specs: Sequence[RunSpec]) -> None:
-        """Wait until other processes have finished these runs; take over what they leave undone."""
-        if specs:
-            print(f"waiting for {len(specs)} runs that another process is training", file=sys.stderr, flush=True)
-        left = list(specs)
+    def wait_for(self, batches: Iterable[Sequence[RunSpec]]) -> None:
+        """Wait until other processes have finished these runs; take over, batch by batch, what they leave undone."""
+        left = [batch for batch in batches if batch]
+        if left:
+            waiting = sum(map(len, left))
+            print(f"waiting for {waiting} runs that another process is training", file=sys.stderr, flush=True)
         while left:
-            left = self.train(left)
+            left = [rest for batch in left if (rest := self.train(batch))]
             time.sleep(1.0 if left else 0.0)
 
     def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
         spec = specs[0]
+        code = provenance(self.device)  # as it is now, should it be edited while the runs are trained
         task, data = get_task(spec.task), task_data(spec, self.device)
         trainer = Trainer(task, specs, data, self.device)
         path = self.store.checkpoint_path(specs)
@@ -282,7 +285,7 @@ class _Worker:
         )
         run: dict[str, Any] = {
             "data": {"source": data.source, "sha256": task.data_sha256(), "n": spec.n_train},
-            "provenance": {**provenance(self.device), "dtype": spec.dtype},
+            "provenance": {**code, "dtype": spec.dtype},
             "runs_per_batch": len(specs),
         }
         host = {"finished": time.time(), "batch_seconds": spent + time.time() - start}

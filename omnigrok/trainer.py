@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from omnigrok.errors import SpecError
 from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator
@@ -56,6 +57,11 @@ SHARED_FIELDS = (
 """What the runs of one batch have in common. All else may differ from run to run."""
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """What means are taken in: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def batch_key(spec: RunSpec) -> tuple:
     """Specs with equal keys can be trained in one batch."""
     return tuple(getattr(spec, name) for name in SHARED_FIELDS)
@@ -70,7 +76,7 @@ class Trainer:
         data: the task's data on `device`.
 
     Raises:
-        SpecError: a run wants more examples than the pool has.
+        SpecError: a run wants more examples than the pool has, or float64 where the device has none.
         ValueError: the specs cannot share a batch.
     """
 
@@ -81,6 +87,8 @@ class Trainer:
             raise ValueError(f"the runs of a batch must agree in {', '.join(SHARED_FIELDS)}")
         for spec in specs:
             check_size(task, spec, data)
+        if specs[0].torch_dtype == torch.float64 != widest_dtype(torch.device(device)):
+            raise SpecError(f"{device} has no float64, which {task.name} is trained in; take --device cpu")
         self.task, self.specs, self.data = task, tuple(specs), data
         self.device = torch.device(device)
         self.spec = specs[0]
@@ -192,6 +200,11 @@ class Trainer:
             for name, values in metrics.items():
                 results.setdefault(name, values.new_zeros(len(self.specs)))[rows] = values
         self._record("train", results)
+        if self.task.thresholds.metric not in results:
+            raise SpecError(
+                f"{self.task.name} has no metric {self.task.thresholds.metric!r}, which its thresholds name; "
+                f"it has: {', '.join(results)}"
+            )
         for probe in self.spec.probes:
             with torch.enable_grad():
                 self._record("probe", probe(self))
@@ -203,7 +216,7 @@ class Trainer:
     def frames(self) -> list[pd.DataFrame]:
         """What was measured, a table a run: step, split, metric, value."""
         steps = [s for s in sorted(self._schedule) if s <= self._measured]
-        logged = {key: torch.stack(values).double().cpu().numpy() for key, values in self._log.items()}
+        logged = {key: torch.stack(values).double().numpy() for key, values in self._log.items()}
         return [
             pd.concat(
                 [
@@ -240,7 +253,7 @@ class Trainer:
         self._log.clear()
         for key, values in state["log"].items():
             split, metric = key.split("/", 1)
-            self._log[split, metric] = list(values.to(self.device))
+            self._log[split, metric] = list(values.cpu())
         self._measured = state["measured"]
         self._kept = dict(state.get("kept", {}))
 
@@ -248,7 +261,7 @@ class Trainer:
         self, inputs: Inputs, targets: Tensor, rows: Tensor | None = None
     ) -> dict[str, Float[Tensor, "runs"]]:
         """Means over a shared set of examples. Sums are in float64 where the device has it, and divided last."""
-        accumulate = torch.float32 if self.device.type == "mps" else torch.float64
+        accumulate = widest_dtype(self.device)
         sums: dict[str, Tensor] = {}
         self.runs.module.eval()
         chunk = self.task.evaluation_chunk
@@ -269,7 +282,7 @@ class Trainer:
 
     def _record(self, split: str, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self._log[split, name].append(value.detach())
+            self._log[split, name].append(value.detach().cpu())
 
     def _decay_rows(self) -> None:
         """Weight decay of each row's own: decoupled before the step, as torch.optim.AdamW does, or in the gradient."""

@@ -1,6 +1,5 @@
 """Bad input gets one line and status 2; nothing is half-written."""
 
-import contextlib
 import errno
 import importlib
 import os
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 from omnigrok import console
 from omnigrok.cli import cli
 from omnigrok.errors import OmnigrokError
+from omnigrok.provenance import command_line
 from reproductions import fig_lu, fig_mnist
 
 LU, MNIST = fig_lu.FIGURE.command(), fig_mnist.FIGURE.command()
@@ -176,13 +176,43 @@ def test_a_full_disk_while_the_figure_is_written_keeps_the_old_one(monkeypatch, 
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_a_closed_pipe_and_a_plain_error_end_quietly(monkeypatch, capsys):
+def test_an_error_is_one_line(monkeypatch, capsys):
     @click.command()
     def fails():
         raise OmnigrokError("first\nsecond")
 
     status, _, err = invoke(monkeypatch, capsys, fails)
     assert (status, err) == (2, "error: first second\n")
+
+
+def test_a_closed_pipe_ends_quietly():
+    """`omnigrok tasks | head -0`: the reader is gone before the first line."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", "from omnigrok.cli import main; main()", "tasks"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_the_command_alone_shows_its_help(monkeypatch, capsys):
+    status, _, err = invoke(monkeypatch, capsys, cli)
+    assert status == 2
+    assert "\nCommands:\n" in err
+
+
+def test_to_go_on_a_command_is_quoted_and_not_forced(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/omnigrok", "run", "mnist", "--force", "--results", "my results"])
+    assert command_line() == "omnigrok run mnist --results 'my results'"
+
+
+def test_claims_of_a_folder_without_figures(tmp_path):
+    result = CliRunner().invoke(cli, ["claims", "--figures", str(tmp_path)])
+    assert "there are no figures in" in str(result.exception)
 
 
 def test_ctrl_c_keeps_what_is_done_and_names_the_command(tmp_path):
@@ -199,8 +229,6 @@ def test_ctrl_c_keeps_what_is_done_and_names_the_command(tmp_path):
     assert last.startswith("interrupted: finished runs are kept; continue with: ")
     assert last.endswith(f"python {' '.join(command)}")
     assert not (tmp_path / "figures" / "fig_lu.png").exists()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, 0)
 
 
 MODEL = """
@@ -208,6 +236,7 @@ from torch import nn
 net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
 def make():
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+wide = nn.Sequential(nn.Linear(5, 6), nn.ReLU())
 number = 3
 """
 
@@ -265,6 +294,8 @@ def test_partition_of_a_users_own_model(own_model):
         ("complexity", ["own_net:number"], "no model at 'own_net:number'"),
         ("complexity", ["own_net:make", "--directions", "2"], "no activation"),
         ("complexity", ["own_net:net", "--directions", "9"], "directions must be 1 to 4"),
+        ("complexity", ["own_net:wide"], "own_net:wide does not take points of shape 4"),
+        ("partition", ["own_net:wide"], "own_net:wide does not take points of shape 4"),
         ("complexity", ["own_net:net", "--weights", "points.npy"], "do not fit own_net:net"),
         ("partition", ["own_net:make"], "does not know Tanh"),
         ("complexity", ["none.pt"], "none.pt does not hold a TorchScript module"),

@@ -149,9 +149,39 @@ def test_a_plane_has_its_points_on_it():
         Plane.through(torch.stack([points[0], 2 * points[0], 3 * points[0]]))
 
 
-def test_what_is_not_piecewise_affine_is_named():
-    with pytest.raises(OmnigrokError, match="does not know Tanh"):
-        partition(built(lambda: nn.Sequential(nn.Linear(2, 2), nn.Tanh())), unit_square())
+class Written(nn.Module):
+    """A layer, then something written by hand."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.layer, self.what = nn.Linear(2, 2), what
+
+    def forward(self, x):
+        return self.what(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (nn.Tanh(), "does not know Tanh"),
+        (lambda x: x * x, "does not know"),
+        (lambda x: x / x, "does not know"),
+        (lambda x: nn.functional.relu(x, inplace=True) + x, "overwrites a tensor that is used again"),
+        (nn.Sequential(nn.Unflatten(1, (1, 1, 2)), nn.MaxPool2d(2, ceil_mode=True)), "no ceil_mode"),
+        (nn.Sequential(nn.Unflatten(1, (1, 1, 2)), nn.MaxPool2d((1, 2), dilation=2)), "no dilation"),
+    ],
+)
+def test_what_is_not_piecewise_affine_is_named(what, message):
+    with pytest.raises(OmnigrokError, match=message):
+        partition(built(lambda: Written(what)), unit_square())
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(2)])
+def test_a_model_exported_in_training_mode_is_refused(layer):
+    model = built(lambda: nn.Sequential(nn.Linear(2, 2), layer, nn.ReLU())).double().train()
+    exported = torch.export.export(model, (torch.zeros(3, 2).double(),)).module()
+    with pytest.raises(OmnigrokError, match="training mode"):
+        partition(exported, unit_square())
 
 
 def unit_square():

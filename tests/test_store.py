@@ -12,7 +12,7 @@ from omnigrok.errors import CorruptFileError
 from omnigrok.store import COLUMNS, RUN_KEY, read_run
 
 MEASURED = pd.DataFrame(
-    {"step": [0, 0, 5], "split": ["train", "test", "train"], "metric": "loss", "value": [1.5, np.nan, 0.1]}
+    {"step": [0, 0, 5], "split": ["train", "test", "train"], "metric": "loss", "value": [1.5, -np.nan, 0.1]}
 )
 
 

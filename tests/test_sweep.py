@@ -6,8 +6,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -84,6 +86,58 @@ def test_two_processes_share_a_store_without_training_a_run_twice(tmp_path):
     assert sorted(log.read_text().split()) == list("012345")
 
 
+def test_what_other_processes_leave_undone_is_taken_over_batch_by_batch(store, spec):
+    """Two batches that must not become one: of different length, so that merging them would raise."""
+    specs = [spec.replace(seed=s, steps=steps) for steps in (5, 7) for s in range(2)]
+    held = threading.Event()
+
+    def other_process():
+        locks = [store.lock(each) for each in specs]
+        for lock in locks:
+            lock.acquire()
+        held.set()
+        time.sleep(1.5)
+        for lock in locks:
+            lock.release()
+
+    released = threading.Thread(target=other_process)
+    released.start()
+    held.wait()
+    curves = run_sweep(specs, store, runs_per_batch=2, show_progress=False)
+    released.join()
+    assert curves.groupby("run")["step"].max().tolist().count(7) == 2
+    assert not list(store.root.glob("*/checkpoints/*"))
+
+
+def test_force_deletes_nothing_that_it_cannot_train_again(store, spec):
+    run_sweep([spec], store, show_progress=False)
+    before = contents(store.root)
+    with pytest.raises(SpecError, match="more than the"):
+        run_sweep([spec, spec.replace(n_train=10**9)], store, force=True, show_progress=False)
+    assert contents(store.root) == before
+
+
+def test_force_starts_from_the_first_step(store, spec):
+    trainer = Trainer(get_task(spec.task), [spec], task_data(spec, "cpu"))
+    trainer.measure()
+    with torch.no_grad():
+        trainer.runs.scale_(torch.tensor([2.0]))
+    store.save_checkpoint([spec], trainer.state_dict(), 0.0)
+    curves = run_sweep([spec], store, force=True, show_progress=False)
+    fresh = Trainer(get_task(spec.task), [spec], task_data(spec, "cpu"))
+    norm = curves.query("metric == 'weight_norm' and step == 0")["value"].item()
+    fresh.measure()
+    assert norm == fresh.frames()[0].query("metric == 'weight_norm'")["value"].item()
+    last = curves.query("metric == 'weight_norm'").sort_values("step")["value"].iloc[-1]
+    assert last < 1.5 * norm  # not that of the checkpoint's network
+
+
+def test_a_diverging_run_is_kept_and_read(store, spec):
+    curves = run_sweep([spec.replace(lr=1e30)], store, show_progress=False)
+    assert not np.isfinite(curves.query("metric == 'loss'")["value"].iloc[-1])
+    assert store.finished(spec.replace(lr=1e30))
+
+
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     """Seen by the checkpoints, of which a worker writes one every 50 ms: two are written at once, then none."""
     code = SCRIPT.replace("runs_per_batch=2", "runs_per_batch=1, workers=2")
@@ -120,7 +174,7 @@ def test_kept_weights_are_those_of_their_steps(store, spec):
             model.load_state_dict(state)
             for one, other in zip(model.parameters(), trainer.runs.model(0).parameters(), strict=True):
                 torch.testing.assert_close(one, other)
-    store.delete(specs[0])
+    store.delete(specs[:1])
     with pytest.raises(OmnigrokError, match="no weights"):
         store.weights(specs[0])
 
