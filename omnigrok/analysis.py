@@ -196,7 +196,10 @@ def bootstrap_interval(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval over seeds, from a generator of its own: the same values, the same interval."""
+    """Percentile bootstrap interval over seeds, from a generator of its own: the same values, the same interval.
+
+    Of the median of three to five values it is their range, which covers the true median with 75 to 94 %.
+    """
     values = np.asarray(values, dtype=float)
     rng = np.random.default_rng(0)
     samples = values[rng.integers(len(values), size=(resamples, len(values)))]

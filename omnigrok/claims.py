@@ -1,6 +1,7 @@
 """A claim of a paper, what was measured, and the verdict. Verdicts come from several seeds with an interval.
 
-PASS: the whole 95 % bootstrap interval over seeds lies in the expected range. DEVIATES: all of it lies outside.
+PASS: the whole interval over seeds (95 % bootstrap of the median) lies in the expected range. DEVIATES: all of it
+lies outside.
 INCONCLUSIVE: it straddles the border, or there are fewer than MIN_SEEDS seeds, or one of them decides nothing (a ratio
 of two times that were both not reached). NOT RUN: there is nothing to measure. With three seeds the interval is their
 range.
@@ -124,14 +125,14 @@ def read_sidecars(folder: Path) -> list[dict[str, Any]]:
 def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
     """The table of claims that the README shows."""
     lines = [
-        "| figure | claim | paper | expected | measured (95 % interval) | seeds | verdict |",
+        "| claim | statement | paper | expected | measured (interval over seeds) | seeds | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     for sidecar in sidecars:
         for claim in sidecar["claims"]:
             paper = claim["expected"]["paper"]
             lines.append(
-                f"| `{sidecar['figure']}` | {claim['statement']} ({claim['source']}) "
+                f"| `{sidecar['figure']}/{claim['id']}` | {claim['statement']} ({claim['source']}) "
                 f"| {'' if paper is None else f'{paper:.4g}'} | {claim['expected']['text']} "
                 f"| {measured_text(claim)} | {claim['n_seeds']} | {claim['status']} |"
             )
@@ -179,7 +180,8 @@ def measured_text(claim: dict[str, Any]) -> str:
     if claim["n_seeds"] == 0:
         return "not run"
     value, low, high = ["not reached" if x is None else f"{x:.4g}" for x in (claim["measured"], *claim["interval"])]
-    return f"{value} ({low} to {high})"
+    undecided = claim.get("undecided_seeds", 0)
+    return f"{value} ({low} to {high})" + (f", {undecided} more undecided" if undecided else "")
 
 
 def _finite(value: float) -> float | None:

@@ -137,6 +137,8 @@ def map_panel(
         norm = Normalize(0, max(levels[-1], 1 if found.max() <= 1 else 0))
     mesh = ax.pcolormesh(*edges, values.clip(lower=norm.vmin), cmap="rocket_r", norm=norm, rasterized=True)
     smooth = found
+    if logarithmic:
+        smooth = np.maximum(smooth, norm.vmin or 0.0)  # a loss of exactly zero would take all contours with it
     if blurred:
         smooth = gaussian_filter(np.log(smooth) if logarithmic else smooth, 1, mode="nearest")
         smooth = np.exp(smooth) if logarithmic else smooth
@@ -167,9 +169,10 @@ def times_panel(ax: Axes, times: pd.DataFrame, x: str) -> None:
         censored = times[f"{name}_censored"]
         colour = COLOURS[split]
         ax.plot(times.loc[~censored, x], times.loc[~censored, f"t_{name}"], "o", ms=4, color=colour, alpha=0.5)
-        ax.plot(times.loc[censored, x], times.loc[censored, f"t_{name}"], "^", ms=7, mfc="none", color=colour)
+        size = 11 if name == "mem" else 7  # both are seen where both lie
+        ax.plot(times.loc[censored, x], times.loc[censored, f"t_{name}"], "^", ms=size, mfc="none", color=colour)
         medians = medians_by(times, x, name)
-        ax.plot(medians.index, medians.where(np.isfinite(medians)), color=colour, label=label)
+        ax.plot(medians.index, medians.where(np.isfinite(medians)), "s-", ms=5, mfc="none", color=colour, label=label)
     if times[["mem_censored", "gen_censored"]].to_numpy().any():
         ax.plot([], [], "^", ms=7, mfc="none", color=COLOURS["paper"], label="not until then")
     ax.set(yscale="log", ylabel="optimizer steps")

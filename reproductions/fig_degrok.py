@@ -109,7 +109,7 @@ CLAIMS = [
     ),
     Claim(
         "no-gap", "Held at 0.8: steps from train to test accuracy 0.95", SOURCE,
-        at_most(150, paper=derived("held gap")), lambda t: delay(t, "", CONSTRAINED),
+        at_most(100, paper=derived("held gap")), lambda t: delay(t, "", CONSTRAINED),
     ),
     Claim(
         "larger-de-groks-less", "Held at 1.25: steps from train to test accuracy 0.95, over those at 0.8", SOURCE,

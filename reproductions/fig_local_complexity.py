@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -81,7 +82,11 @@ def halved(tables: Tables, what: str, value: float) -> pd.Series:
 
 
 def ratio(tables: Tables, what: str, first: float, second: float) -> pd.Series:
-    return halved(tables, what, first) / halved(tables, what, second)
+    """Of two such steps. One not reached counts as the last step, which bounds the ratio; two decide nothing."""
+    steps = pd.DataFrame({"first": halved(tables, what, first), "second": halved(tables, what, second)})
+    last = tables[""]["step"].max()
+    ratios = steps["first"].clip(upper=last) / steps["second"].clip(upper=last)
+    return ratios.mask((steps == np.inf).all(axis=1))
 
 
 SOURCE = "Humayun 2024 section 4"

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from omnigrok.analysis import basin_width, first_reached, pick, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most
 from omnigrok.figure import Options, Reproduction
-from omnigrok.panels import Run, grokking_panels, lu_panel
+from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
@@ -84,7 +84,7 @@ def draw(tables: Tables, options: Options) -> Figure:
         for name, n in (("c", LU), ("d", UU)):
             part, spec = landscapes.of_size(tables[""], n), maps(options)[0].replace(n_train=n)
             lu_panel(axes[name], part, spec, "error", paper_panel("fig3", f"slice N={n}"))
-        axes["d"].legend(fontsize=8)
+        legend(axes["d"])
     spec = run(options)[0]
     title = f"MNIST, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
     paper = paper_panel("fig3", "grokking") if options.n_train is None else {}

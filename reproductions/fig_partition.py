@@ -35,8 +35,8 @@ PROBES = {"quick": PartitionProbe(margin=0.2), "default": PartitionProbe(), "pap
 FROM = 1_000  # the step that the end is compared with: the training set is interpolated by then
 NUMBERS = {
     "regions": "regions on the plane",
-    "boundary_distance": "distance of the images\nto the nearest boundary",
-    "decision_distance": "distance of the images\nto the decision boundary",
+    "boundary_distance": "distance of the images to the\nnearest boundary (input units)",
+    "decision_distance": "distance of the images to the\ndecision boundary (input units)",
     "crowding": "crowding of boundaries\nat the decision boundary",
 }
 

@@ -153,7 +153,7 @@ def draw(tables: Tables, options: Options) -> Figure:
             ax.plot(grid, law(grid), color=COLOURS["critical"], ls="--", label=label)
             landscape = tables["_landscape"]
             ax.set_title(
-                f"Teacher-student, $\\alpha$ = {TS_ALPHA:g}: critical $\\alpha$ {fitted_alpha(times):.2f} by the fit,\n"
+                f"{ax.get_title()}\ncritical $\\alpha$: {fitted_alpha(times):.2f} by the fit, "
                 f"{edge_alpha(tables).median():.2f} and {critical_alpha(landscape, task).median():.2f} by the "
                 "landscape (edge, minimum)",
                 fontsize=9,

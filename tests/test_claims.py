@@ -61,6 +61,12 @@ def test_a_time_that_was_not_reached_deviates_and_is_json():
     assert claim([50.0, math.inf, math.inf], at_most(100))["status"] == "INCONCLUSIVE"
 
 
+def test_a_seed_that_decides_nothing_is_not_dropped_silently():
+    result = claim([1.0, 1.0, 1.0, math.nan], Between(0, 2))
+    assert (result["n_seeds"], result["undecided_seeds"], result["status"]) == (3, 1, "INCONCLUSIVE")
+    assert measured_text(result) == "1 (1 to 1), 1 more undecided"
+
+
 def test_a_claim_with_nothing_to_measure_is_not_run():
     for tables in ({}, {"": pd.DataFrame({"value": [np.nan]})}):
         result = Claim("id", "s", "src", at_most(1), lambda t: t[""]["value"]).test(tables)
@@ -70,7 +76,7 @@ def test_a_claim_with_nothing_to_measure_is_not_run():
 
 def test_the_table_replaces_what_is_between_its_markers():
     table = markdown_table([{"figure": "fig_x", "claims": [claim([1.0, 1.0, 1.0], Between(0, 2))]}])
-    assert "| `fig_x` | It holds (a source) |  | 0 to 2 | 1 (1 to 1) | 3 | PASS |" in table
+    assert "| `fig_x/id` | It holds (a source) |  | 0 to 2 | 1 (1 to 1) | 3 | PASS |" in table
     text = replace_table(f"before\n{TABLE_START}\nstale\n{TABLE_END}\nafter", table)
     assert "stale" not in text
     assert text.startswith("before\n")
