@@ -118,8 +118,8 @@ class RunSpec:
     def canonical(self) -> dict[str, Any]:
         """The fields that differ from their default, ready for JSON.
 
-        A default is left out so that a field added later does not change the hash of the runs made before it. Probes and
-        perturbations enter with all of their fields: a field that is added to one renames the runs that have it.
+        A default is left out so that a field added later does not change the hash of the runs made before it. Probes
+        and perturbations enter with all of their fields: one that is added to them renames the runs that have them.
         """
         result = {}
         for f in dataclasses.fields(self):
