@@ -40,8 +40,9 @@ def use_style() -> None:
     )
 
 
-SHORT = 1.7
-"""Decades up to which a logarithmic axis is labelled at 1, 2 and 5 in plain numbers instead of at powers of ten."""
+SHORT = 2.0
+"""Decades up to which a logarithmic axis is labelled in plain numbers, at 1, 2 and 5 (below one decade at 3 and 7 too),
+instead of at powers of ten."""
 
 
 def tidy(figure: Figure) -> None:
@@ -50,8 +51,10 @@ def tidy(figure: Figure) -> None:
         for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
             if axis.get_scale() != "log" or min(limits) <= 0:
                 continue
-            if abs(math.log10(limits[1] / limits[0])) < SHORT:
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            decades = abs(math.log10(limits[1] / limits[0]))
+            if decades < SHORT:
+                subs = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5)
+                axis.set_major_locator(LogLocator(subs=subs, numticks=12))
                 axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axis.set_minor_formatter(NullFormatter())
 
