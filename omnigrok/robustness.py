@@ -235,6 +235,8 @@ def objective_values(
         margin = others.max(dim=1).values - right
         if objective == "margin":
             return margin
+        if outputs.shape[1] < 3:
+            raise SpecError(f"the objective dlr needs three classes or more, the model has {outputs.shape[1]}")
         ordered = outputs.sort(dim=1, descending=True).values
         return margin / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 

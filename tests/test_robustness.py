@@ -35,7 +35,7 @@ def accuracy(trainer, inputs, targets):
     return (objective_values(trainer, "margin", inputs, class_labels(targets)) < 0).double().mean(dim=1)
 
 
-@pytest.mark.parametrize("objective", ["ce", "margin"])
+@pytest.mark.parametrize("objective", ["ce", "margin", "dlr"])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.5)])
 def test_an_attack_stays_in_its_ball_and_in_range_and_climbs(trainer, norm, eps, objective):
     inputs, targets = batch(trainer)
@@ -131,6 +131,27 @@ def test_only_classes_can_be_attacked():
         PGD(-0.1)
     with pytest.raises(SpecError, match="linf or l2"):
         PGD(0.1, norm="l1")
+    with pytest.raises(SpecError, match="ce, margin or dlr"):
+        PGD(0.1, objective="hinge")
+
+
+def test_the_ratio_of_logits_does_not_depend_on_their_scale(trainer):
+    """dlr = (z_wrong - z_right) / (z_1 - z_3), by hand from the outputs."""
+    inputs, targets = batch(trainer)
+    labels = class_labels(targets)
+    found = objective_values(trainer, "dlr", inputs, labels)
+    with torch.no_grad():
+        z = trainer.runs.model(0)(inputs[0][0])
+    order = z.argsort(dim=1, descending=True)
+    for i, label in enumerate(labels[0].tolist()):
+        wrong = max(z[i, j].item() for j in range(10) if j != label)
+        span = (z[i, order[i, 0]] - z[i, order[i, 2]]).item()
+        assert found[0, i].item() == pytest.approx((wrong - z[i, label].item()) / span)
+    with torch.no_grad():
+        for name, parameter in trainer.runs.params.items():
+            if name.startswith("4."):  # the last layer
+                parameter.mul_(1e3)
+    torch.testing.assert_close(objective_values(trainer, "dlr", inputs, labels), found)
 
 
 def test_the_attack_is_part_of_a_runs_identity():
