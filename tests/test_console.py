@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import numpy as np
@@ -20,6 +21,7 @@ from omnigrok.errors import OmnigrokError
 from omnigrok.provenance import command_line
 from reproductions import fig_lu, fig_mnist
 
+FIGURES = Path(__file__).parent.parent / "figures"
 LU, MNIST = fig_lu.FIGURE.command(), fig_mnist.FIGURE.command()
 
 
@@ -61,7 +63,8 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
         (cli, ["bench", "--tasks", "nope"], "unknown task 'nope'"),
         (cli, ["data", "fetch", "nope"], "unknown dataset 'nope'"),
         (cli, ["status", "--results", "nowhere"], "there is no store at nowhere"),
-        (cli, ["claims", "--write", "nowhere.md"], "cannot update nowhere.md"),
+        (cli, ["claims", "--figures", FIGURES, "--write", "nowhere.md"], "cannot update nowhere.md"),
+        (cli, ["claims"], "there are no figures in figures"),
         (LU, ["--preset", "fast"], "'fast' is not one of 'quick', 'default', 'paper'"),
         (LU, ["--tasks", "nope"], "unknown task 'nope'"),
         (MNIST, ["--tasks", "teacher_student"], "fig_mnist does not draw teacher_student"),

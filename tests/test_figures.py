@@ -21,7 +21,7 @@ KEYS = {
     "figure", "paper", "preset", "command", "claims", "runs", "seeds", "wall_seconds", "training_seconds", "data",
     "provenance", "files", "reading", "readings_differ",
 }  # fmt: skip
-CLAIM_KEYS = {"id", "statement", "source", "expected", "measured", "interval", "n_seeds", "status"}
+CLAIM_KEYS = {"id", "statement", "source", "expected", "measured", "interval", "n_seeds", "undecided_seeds", "status"}
 
 
 def sha256(path):
