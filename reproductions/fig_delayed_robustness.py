@@ -114,12 +114,16 @@ def rise(tables: Tables, task: str = "mnist", name: str = "robust") -> pd.Series
 
 
 def order(tables: Tables) -> pd.Series:
-    """Step at which local complexity has halved from its peak, over the step of the half-rise of robust accuracy."""
+    """Step at which local complexity has halved from its peak, over the step of the half-rise of robust accuracy.
+
+    Both at the same logged step decide nothing: which came first lies between two evaluations.
+    """
     values, accuracy = lc(tables), robust(tables)
     late = accuracy[accuracy.index >= EARLY]
     half = (late.min() + late.iloc[-1]) / 2
     halved = first_at(values, values[values.index >= EARLY].max() / 2, after=peak(values, EARLY), below=True)
-    return halved / first_at(accuracy, half, after=late.idxmin())
+    ratios = halved / first_at(accuracy, half, after=late.idxmin())
+    return ratios.mask(ratios == 1)
 
 
 SOURCE = "Humayun 2024 section 3"

@@ -20,7 +20,8 @@ from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import Claim, Tables, at_least, at_most
 from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import partition_panel
-from omnigrok.partition import Partition, PartitionProbe, partition
+from omnigrok.partition import Partition, partition
+from omnigrok.partition_probe import PartitionProbe
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from omnigrok import OmnigrokError, get_task
-from omnigrok.partition import Partition, PartitionProbe, Plane, partition
+from omnigrok.partition import Partition, Plane, partition
+from omnigrok.partition_probe import PartitionProbe
 from omnigrok.polygons import distances_to, polygon_area
 from omnigrok.spec import generator
 from omnigrok.trainer import Trainer

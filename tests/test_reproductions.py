@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from omnigrok.claims import known_deviations, read_sidecars
 from omnigrok.figure import Options
-from omnigrok.partition import PartitionProbe
+from omnigrok.partition_probe import PartitionProbe
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
 from omnigrok.style import tidy
