@@ -46,15 +46,22 @@ class Stream(Sampler[int]):
         return iter(BatchOrder.stream(spec.seed, spec.n_train, range(spec.steps * spec.effective_batch_size)).tolist())
 
 
-def weight_norm(model: nn.Module) -> float:
-    """L2 norm of all parameters, in float64."""
-    return sum(p.detach().double().square().sum().item() for p in model.parameters()) ** 0.5
+def weight_norm(model: nn.Module, *, first_twice: bool = False) -> float:
+    """L2 norm of all parameters, in float64; with the first one counted twice."""
+    squares = [p.detach().double().square().sum().item() for p in model.parameters()]
+    return (sum(squares) + (squares[0] if first_twice else 0)) ** 0.5
 
 
 def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
     """Train one run and return its module."""
     model = scaled_model(task, spec, reference=True)
-    radius = weight_norm(model)
+    radius = weight_norm(model, first_twice=spec.sphere_first_twice)
+
+    def project() -> None:
+        scale = radius / weight_norm(model, first_twice=spec.sphere_first_twice)
+        for p in model.parameters():
+            p.data.mul_(scale)
+
     optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
     optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
     loader = DataLoader(
@@ -68,14 +75,13 @@ def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
     for *inputs, targets in loader:
         optimizer.zero_grad()
         loss = task.loss(model(*inputs), targets).mean()
+        if spec.sphere and spec.sphere_early:
+            project()
         loss.backward()
         if spec.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
         optimizer.step()
         schedule.step()
-        if spec.sphere:
-            scale = radius / weight_norm(model)
-            with torch.no_grad():
-                for p in model.parameters():
-                    p.mul_(scale)
+        if spec.sphere and not spec.sphere_early:
+            project()
     return model

@@ -51,7 +51,7 @@ class Runs:
         params: each of the module's parameters with a leading axis of runs.
         theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
         leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
-        radius: (runs,) the weight norm of each run's scaled init: its sphere.
+        radius: (runs,) the norm of each run's scaled init that its sphere holds.
     """
 
     def __init__(self, task: Task, specs: Sequence[RunSpec], device: torch.device | str) -> None:
@@ -62,7 +62,10 @@ class Runs:
         self.module = models[0].to(device)
         self._single = len(specs) == 1
         self._bind()
-        self.radius = self.norm()
+        self._counts = torch.ones(len(self.theta), len(specs), dtype=specs[0].torch_dtype, device=device)
+        for row, spec in enumerate(specs):
+            self._counts[0, row] = 2.0**0.5 if spec.sphere_first_twice else 1.0
+        self.radius = self._held_norm()
         self._ones = torch.ones_like(self.radius)
 
     def __len__(self) -> int:
@@ -70,8 +73,14 @@ class Runs:
 
     def norm(self) -> Float[Tensor, "runs"]:
         """L2 norm of all parameters of each run, every tensor counted once (Liu et al. 2023, section 2)."""
-        norms = [torch.linalg.vector_norm(matrix, dim=1) for matrix in self.theta]
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return torch.linalg.vector_norm(self._norms(), dim=0)
+
+    def _norms(self) -> Float[Tensor, "tensors runs"]:
+        return torch.stack([torch.linalg.vector_norm(matrix, dim=1) for matrix in self.theta])
+
+    def _held_norm(self) -> Float[Tensor, "runs"]:
+        """The norm that a sphere holds: of all parameters, the first counted twice where a run's spec says so."""
+        return torch.linalg.vector_norm(self._norms() * self._counts, dim=0)
 
     def scale_(self, factors: Float[Tensor, "runs"]) -> None:
         """Multiply every parameter of run r by factors[r]."""
@@ -88,7 +97,16 @@ class Runs:
 
     def project_(self, held: Float[Tensor, "runs"]) -> None:
         """Put the runs marked in `held` (bool) back on their sphere: theta <- theta * radius / |theta|."""
-        self.scale_(torch.where(held, self.radius / self.norm(), 1.0))
+        self.scale_(self._back(held))
+
+    def project_within_graph_(self, held: Tensor) -> None:
+        """The same, unseen by autograd: the backward pass that follows goes through the weights as they are then."""
+        factors = self._back(held)
+        for p in self.params.values():
+            p.data.mul_(factors.view(-1, *[1] * (p.ndim - 1)))
+
+    def _back(self, held: Tensor) -> Float[Tensor, "runs"]:
+        return torch.where(held, self.radius / self._held_norm(), 1.0)
 
     def map(
         self,

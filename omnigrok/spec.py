@@ -62,6 +62,10 @@ class RunSpec:
     perturbation: Perturbation | None = None
     keep: tuple[int, ...] = ()
     """Steps whose weights are kept beside the run's table: `Store.weights`."""
+    sphere_first_twice: bool = False
+    """The sphere's norm counts the first weight matrix twice, as two published notebooks do."""
+    sphere_early: bool = False
+    """Back on the sphere between forward and backward pass, as one published notebook does, not after the step."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, rule: str) -> None:

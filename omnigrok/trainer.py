@@ -99,8 +99,10 @@ class Trainer:
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         self._kept: dict[int, dict[str, Tensor]] = {}
-        self._held = torch.tensor([spec.sphere for spec in specs], device=device)
-        self._any_held = any(spec.sphere for spec in specs)
+        self._held = {  # which runs are on a sphere, by when they are put back on it
+            early: torch.tensor([spec.sphere and spec.sphere_early == early for spec in specs], device=device)
+            for early in {spec.sphere_early for spec in specs if spec.sphere}
+        }
         decays = {spec.weight_decay for spec in specs}
         self._decay: Float[Tensor, "runs"] | None = None  # rows that differ in weight decay are decayed by hand
         if len(decays) > 1:
@@ -148,7 +150,10 @@ class Trainer:
         if self.spec.perturbation is not None:
             inputs, targets = self._per_run(inputs, targets, shared)
             inputs, shared = self.spec.perturbation(self, inputs, targets), False
-        self.runs.set_gradients(self.losses(inputs, targets, shared=shared))
+        losses = self.losses(inputs, targets, shared=shared)
+        if True in self._held:
+            self.runs.project_within_graph_(self._held[True])
+        self.runs.set_gradients(losses)
         if self.spec.lr_drop is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.spec.lr_at(self.step)
@@ -157,8 +162,8 @@ class Trainer:
         if self._decay is not None:
             self._decay_rows()
         self.optimizer.step()
-        if self._any_held:
-            self.runs.project_(self._held)
+        if False in self._held:
+            self.runs.project_(self._held[False])
         self.step += 1
 
     def batch(self) -> tuple[Inputs, Tensor, bool]:

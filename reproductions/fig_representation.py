@@ -6,7 +6,8 @@ the contour of train loss 0.02 for four training-set sizes. In the paper it lean
 norm decays slower by the cosine of its angle, so generalising takes t = (L + h tan(theta)) / gamma, L and h being the
 distance in norm and in messiness: as theta nears 90 degrees the time diverges.
 
-The norm is alpha, in units of the default init's; the paper's axis calls it the weight norm. Messiness is the paper's
+The norm is alpha, in units of the default init's; the paper's axis calls it the weight norm. As in the published
+notebook the sphere's norm counts the first weight matrix twice; "--reading corrected" counts it once. Messiness is the paper's
 axis, 5 times the share of the random embeddings. The default preset trains 6,000 steps, with the published drops of the
 learning rate at the same shares of the run, on a coarser grid; the paper preset 15,000 on grids as fine as published
 (the zoom's is wider: norms 2 to 4.5 instead of 2.5 to 4, so that no contour leaves it).
@@ -48,6 +49,7 @@ def grid(options: Options, n: int, which: str) -> list[tuple[float, RunSpec]]:
     low, high, top = (0.45, 9.0, 1.0) if which == "map" else (2.0, 4.5, 0.5)
     steps = STEPS[options.preset]
     base = get_task("modular_toy").spec.replace(n_train=n, steps=steps, lr_drop=(max(1, steps // 3), 0.2))
+    base = base.replace(sphere_first_twice=options.reading == "published")
     return [
         (m, base.replace(alpha=round(float(w), 5), seed=seed, options=(("messiness", round(m / PER_SHARE, 5)),)))
         for m in np.linspace(0, top, messes)

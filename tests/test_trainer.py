@@ -58,6 +58,34 @@ def test_mnist_equals_the_plain_loop(mnist_data):
     assert_equals_oracle(task, specs[2:3], mnist_data)
 
 
+@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize("name", ["teacher_student", "modular_toy"])
+def test_published_spheres_equal_the_plain_loop(name, batch_size):
+    task = get_task(name)
+    base = task.spec.replace(
+        dtype="float64", steps=20, sphere=True, optimizer="adam", weight_decay=0.0, batch_size=batch_size, alpha=2.0
+    )
+    specs = [
+        base.replace(sphere_first_twice=True, sphere_early=True),
+        base.replace(seed=1, sphere_first_twice=True),
+        base.replace(seed=2, sphere_early=True),
+        base.replace(seed=3),
+        base.replace(seed=4, sphere=False, sphere_early=True),
+    ]
+    data = task_data(base, "cpu")
+    trainer = assert_equals_oracle(task, specs, data)
+    for spec in specs[:3]:
+        assert_equals_oracle(task, [spec], data)
+    first, rest = trainer.runs.theta[0], trainer.runs.theta[1:]
+    once = sum(matrix.square().sum(dim=1) for matrix in (first, *rest)).sqrt()
+    twice = (once**2 + first.square().sum(dim=1)).sqrt()
+    assert abs(twice[1] / trainer.runs.radius[1] - 1) < 1e-12 < abs(once[1] / trainer.runs.radius[1] - 1)
+    assert 1e-8 < abs(once[2] / trainer.runs.radius[2] - 1) < 0.1  # the last step left the sphere
+    kinds = [base, base.replace(sphere_first_twice=True), base.replace(sphere_early=True)]
+    ends = [train(task, spec, data).state_dict()["0.weight"] for spec in kinds]
+    assert all(not torch.allclose(a, b, atol=1e-6) for a, b in ((ends[0], ends[1]), (ends[0], ends[2])))
+
+
 def test_projected_norm_is_constant():
     task = get_task("teacher_student")
     specs = rows(task.spec)
