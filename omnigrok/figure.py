@@ -282,6 +282,9 @@ class Reproduction:
                     raise
                 missing[name] = str(error)
         tasks = tuple(name for name in wanted or self.tasks() if name not in missing)
+        if not tasks:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+            raise DataUnavailableError(reasons or "no task is registered: install the project, pip install -e .")
         return dataclasses.replace(options, tasks=tasks, missing=missing)
 
 

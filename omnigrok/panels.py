@@ -156,10 +156,11 @@ def map_panel(
     ax.figure.colorbar(mesh, ax=ax, label=label)
 
 
-def times_panel(ax: Axes, times: pd.DataFrame, x: str) -> None:
+def times_panel(ax: Axes, times: pd.DataFrame, x: str, *, apart: float | None = None) -> None:
     """Steps to memorise and to generalise against a column of the runs: each run a dot, Kaplan-Meier medians a line.
 
-    `times` as `analysis.grokking_times` gives it. A censored run is an arrow at its last step.
+    `times` as `analysis.grokking_times` gives it. A censored run is an arrow at its last step. The line does not run to
+    the value of `x` that stands `apart`: a control whose place on the axis means nothing.
     """
     columns: tuple[tuple[Literal["mem", "gen"], str, str], ...] = (
         ("mem", "train", "memorised"),
@@ -172,7 +173,10 @@ def times_panel(ax: Axes, times: pd.DataFrame, x: str) -> None:
         size = 11 if name == "mem" else 7  # both are seen where both lie
         ax.plot(times.loc[censored, x], times.loc[censored, f"t_{name}"], "^", ms=size, mfc="none", color=colour)
         medians = medians_by(times, x, name)
-        ax.plot(medians.index, medians.where(np.isfinite(medians)), "s-", ms=5, mfc="none", color=colour, label=label)
+        medians = medians.where(np.isfinite(medians))
+        alone = medians.index == apart
+        ax.plot(medians[~alone].index, medians[~alone], "s-", ms=5, mfc="none", color=colour, label=label)
+        ax.plot(medians[alone].index, medians[alone], "s", ms=5, mfc="none", color=colour)
     if times[["mem_censored", "gen_censored"]].to_numpy().any():
         ax.plot([], [], "^", ms=7, mfc="none", color=COLOURS["paper"], label="not until then")
     ax.set(yscale="log", ylabel="optimizer steps")

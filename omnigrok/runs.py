@@ -6,8 +6,9 @@ sphere divides it by its norm. A batch of one run is an ordinary module and take
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -166,13 +167,19 @@ class Runs:
 
     def adopt_layout(self, losses: Float[Tensor, "runs"]) -> None:
         """Lay the parameters out in memory as their gradients come (a batched weight's is transposed): saves a copy."""
-        if self._single:
-            return
         for p, g in zip(self.params.values(), self._gradients(losses), strict=True):
             dense = torch.empty_like(g)
             if dense.stride() == g.stride() != p.stride() and g.stride(0) == g[0].numel():
                 p.data = dense.copy_(p.detach())
         self._bind()
+
+    @contextlib.contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Whatever is computed within, running statistics and carried states are as before afterwards."""
+        before = {name: b.clone() for name, b in self.buffers.items()}
+        yield
+        for name, b in self.buffers.items():
+            b.copy_(before[name])
 
     def _gradients(self, losses: Float[Tensor, "runs"]) -> tuple[Tensor, ...]:
         """No run's loss depends on another's parameters: the gradient of the sum is each run's own."""

@@ -109,8 +109,10 @@ class Trainer:
             self._decay = torch.tensor(
                 [spec.weight_decay for spec in specs], dtype=self.spec.torch_dtype, device=device
             )
-        inputs, targets, shared = self.batch()
-        self.runs.adopt_layout(self.losses(inputs, targets, shared=shared))
+        if len(specs) > 1:
+            inputs, targets, shared = self.batch()
+            with self.runs.buffers_kept():
+                self.runs.adopt_layout(self.losses(inputs, targets, shared=shared))
         optimizer = torch.optim.AdamW if self.spec.optimizer == "adamw" else torch.optim.Adam
         common = decays.pop() if self._decay is None else 0.0
         self.optimizer = optimizer(

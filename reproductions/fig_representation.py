@@ -7,10 +7,10 @@ norm decays slower by the cosine of its angle, so generalising takes t = (L + h 
 distance in norm and in messiness: as theta nears 90 degrees the time diverges.
 
 The norm is alpha, in units of the default init's; the paper's axis calls it the weight norm. As in the published
-notebook the sphere's norm counts the first weight matrix twice; "--reading corrected" counts it once. Messiness is the paper's
-axis, 5 times the share of the random embeddings. The default preset trains 6,000 steps, with the published drops of the
-learning rate at the same shares of the run, on a coarser grid; the paper preset 15,000 on grids as fine as published
-(the zoom's is wider: norms 2 to 4.5 instead of 2.5 to 4, so that no contour leaves it).
+notebook the sphere's norm counts the first weight matrix twice; "--reading corrected" counts it once. Messiness is the
+paper's axis, 5 times the share of the random embeddings. The default preset trains 6,000 steps, with the published
+drops of the learning rate at the same shares of the run, on a coarser grid; the paper preset 15,000 on grids as fine as
+published (the zoom's is wider: norms 2 to 4.5 instead of 2.5 to 4, so that no contour leaves it).
 """
 
 from __future__ import annotations

@@ -69,7 +69,12 @@ def runs(options: Options, task: str) -> list[RunSpec]:
 
 def sweep(options: Options) -> list[RunSpec]:
     specs = [spec for task in options.tasks for spec in runs(options, task)]
-    return specs + (fig_teacher_student.landscape(options) if "teacher_student" in options.tasks else [])
+    return specs + (landscape(options) if "teacher_student" in options.tasks else [])
+
+
+def landscape(options: Options) -> list[RunSpec]:
+    """On the spheres of the norm, which is what the law speaks of."""
+    return fig_teacher_student.landscape(options, "corrected")
 
 
 def tables(frame: pd.DataFrame, options: Options) -> Tables:
@@ -80,7 +85,7 @@ def tables(frame: pd.DataFrame, options: Options) -> Tables:
     ]
     found[""] = pd.concat(times, ignore_index=True).drop(columns="run")
     if "teacher_student" in options.tasks:
-        found["_landscape"] = reduced(runs_of(frame, fig_teacher_student.landscape(options)))
+        found["_landscape"] = reduced(runs_of(frame, landscape(options)))
     return found
 
 
@@ -151,11 +156,10 @@ def draw(tables: Tables, options: Options) -> Figure:
             grid, law = np.geomspace(0.02, 1, 100), fit(times)
             label = f"{law.offset:,.0f} + {law.slope:,.0f} / wd"
             ax.plot(grid, law(grid), color=COLOURS["critical"], ls="--", label=label)
-            landscape = tables["_landscape"]
+            minimum = critical_alpha(tables["_landscape"], task).median()
             ax.set_title(
                 f"{ax.get_title()}\ncritical $\\alpha$: {fitted_alpha(times):.2f} by the fit, "
-                f"{edge_alpha(tables).median():.2f} and {critical_alpha(landscape, task).median():.2f} by the "
-                "landscape (edge, minimum)",
+                f"{edge_alpha(tables).median():.2f} and {minimum:.2f} by the landscape (edge, minimum)",
                 fontsize=9,
             )
             legend(ax)
@@ -165,7 +169,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 def draw_task(ax: Axes, times: pd.DataFrame, task: str) -> None:
     smallest = times.loc[times["weight_decay"] > 0, "weight_decay"].min()
     shown = times.assign(weight_decay=times["weight_decay"].where(times["weight_decay"] > 0, smallest / CONTROL))
-    times_panel(ax, shown, "weight_decay")
+    times_panel(ax, shown, "weight_decay", apart=smallest / CONTROL)
     ax.set(xscale="log", xlabel=f"weight decay (leftmost: 0, at {smallest / CONTROL:g})")
     bare = [slope(part) for part in by_seed(times).values()]
     low, high = bootstrap_interval(bare)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
@@ -23,7 +25,7 @@ class IMDb(Task):
     and binary cross-entropy at the last step, gradients clipped at norm 5, AdamW lr 3e-4, batches of 50. Grokking run:
     alpha = 6, weight decay 1, 75,000 steps. Here the test set has 2,000 reviews held out of the official train split,
     because 250 leave a standard error of 0.03. The published code carries the hidden state from batch to batch within
-    an epoch; here every batch starts from zero.
+    an epoch; here every batch starts from zero, unless the option carry_state says otherwise.
     """
 
     name = "imdb"
@@ -45,6 +47,7 @@ class IMDb(Task):
         evaluation_density=2,
         options=(("hidden", 256), ("length", 500), ("stop_words", True), ("vocabulary", 1000)),
     )
+    optional: ClassVar[dict[str, object]] = {"carry_state": False}
     published_evaluation = PublishedEvaluation(every=1, test=50)  # one random test batch a step
     thresholds = Thresholds(metric="accuracy", train=0.95, test=0.6)
 
@@ -69,9 +72,14 @@ class IMDb(Task):
         return TaskData(*tensors(train), *tensors(test), source=DATASET.source())
 
     def model(self, spec: RunSpec) -> nn.Module:
-        return ReviewLSTM(spec.option("vocabulary"), spec.option("hidden"))
+        sizes = spec.option("vocabulary"), spec.option("hidden")
+        if spec.option("carry_state", False):
+            return CarryingReviewLSTM(*sizes, batch=spec.effective_batch_size, n_train=spec.n_train)
+        return ReviewLSTM(*sizes)
 
     def reference_model(self, spec: RunSpec) -> nn.Module:
+        if spec.option("carry_state", False):
+            return self.model(spec)
         return PlainReviewLSTM(spec.option("vocabulary"), spec.option("hidden"))
 
     def configuration(self, spec: RunSpec) -> str:
@@ -137,4 +145,33 @@ class PlainReviewLSTM(ReviewLSTM):
 
     def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch"]:
         outputs, _ = self.lstm(self.embedding(tokens))
+        return self.linear(outputs[:, -1])[:, 0]
+
+
+class CarryingReviewLSTM(ReviewLSTM):
+    """As published: each row of a training batch starts from the state that the same row of the batch before has left.
+
+    The first batch of an epoch starts from zero, and so does whatever is evaluated. Gradients end at the batch. Padding
+    has no state to share here: the padded batch is run as it is.
+    """
+
+    carried: Tensor
+    batches: Tensor
+
+    def __init__(self, vocabulary: int, hidden: int, embedding: int = 64, *, batch: int, n_train: int) -> None:
+        super().__init__(vocabulary, hidden, embedding)
+        self.batch, self.n_train = batch, n_train
+        self.register_buffer("carried", torch.zeros(2, 2, batch, hidden))  # (hidden and cell, layer, row, unit)
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))  # seen in training
+
+    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch"]:
+        if not self.training:
+            return super().forward(tokens)
+        start = int(self.batches) * self.batch
+        first = start // self.n_train != (start - self.batch) // self.n_train
+        before = torch.zeros_like(self.carried) if first else self.carried.clone()
+        outputs, after = self.lstm(self.embedding(tokens), (before[0], before[1]))
+        with torch.no_grad():
+            self.carried.copy_(torch.stack(after))
+            self.batches.add_(1)
         return self.linear(outputs[:, -1])[:, 0]

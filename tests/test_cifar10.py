@@ -47,14 +47,15 @@ def test_an_unknown_network_is_named():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_cifar10_equals_the_plain_loop(data, count):
-    specs = [SMALL.replace(seed=seed, alpha=1.0 + seed) for seed in range(count)]
+@pytest.mark.parametrize("base", [SMALL, NORMALISED], ids=["plain", "batch norm"])
+def test_cifar10_equals_the_plain_loop(data, base, count):
+    specs = [base.replace(seed=seed, alpha=1.0 + seed) for seed in range(count)]
     trainer = Trainer(TASK, specs, data)
-    for _ in range(SMALL.steps):
+    for _ in range(base.steps):
         trainer.update()
     for r, spec in enumerate(specs):
-        plain = train(TASK, spec, data)
-        for one, other in zip(plain.parameters(), trainer.runs.model(r).parameters(), strict=True):
+        plain, batched = train(TASK, spec, data), trainer.runs.model(r)
+        for one, other in zip(plain.state_dict().values(), batched.state_dict().values(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 

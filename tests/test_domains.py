@@ -11,7 +11,7 @@ from omnigrok.errors import CorruptFileError
 from omnigrok.oracle import train
 from omnigrok.runs import scaled_model
 from omnigrok.sweep import task_data
-from omnigrok.trainer import Trainer
+from omnigrok.trainer import BatchOrder, Trainer
 from tasks import imdb_data, qm9_data
 from tasks.imdb import PlainReviewLSTM, ReviewLSTM
 
@@ -208,6 +208,34 @@ def test_imdb_equals_the_plain_loop_with_its_gradients_clipped():
     task, spec, data = real("imdb", n_train=60, steps=20, batch_size=16, options=SMALL, gradient_clip=0.05)
     assert_equals_oracle(task, [spec], data)
     assert_equals_oracle(task, [spec.replace(sphere=True, optimizer="adam", weight_decay=0.0, alpha=1.0)], data)
+
+
+def test_the_hidden_state_is_carried_within_an_epoch():
+    """The trainer against a loop that keeps the state itself: four batches an epoch, two epochs and a half."""
+    task, spec, data = real(
+        "imdb", n_train=24, steps=10, batch_size=6, options=(("carry_state", True), *SMALL), weight_decay=0.0
+    )
+    trainer = Trainer(task, [spec], data)
+    trainer.train()
+    plain = scaled_model(task, spec.replace(options=SMALL), reference=True)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=0.0)
+    order = BatchOrder.stream(spec.seed, 24, range(60)).view(10, 6)
+    for step, rows in enumerate(order):
+        if step % 4 == 0:
+            state = None
+        outputs, state = plain.lstm(plain.embedding(data.train_inputs[0][rows]), state)
+        state = tuple(s.detach() for s in state)
+        optimizer.zero_grad()
+        task.loss(plain.linear(outputs[:, -1])[:, 0], data.train_targets[rows]).mean().backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.gradient_clip)
+        optimizer.step()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(trainer.runs.params[name][0], parameter, rtol=0, atol=1e-10)
+    torch.testing.assert_close(trainer.runs.buffers["carried"][0], torch.stack(state), rtol=0, atol=1e-10)
+    assert_equals_oracle(task, [spec], data)
+    left = train(task, spec.replace(options=SMALL), data)
+    assert not torch.allclose(left.linear.weight, plain.linear.weight, atol=1e-6)
+    assert torch.equal(*(trainer.runs.model(0).eval()(data.test_inputs[0][:5]) for _ in range(2)))  # leaves no state
 
 
 def test_clipping_is_per_run(spec):

@@ -1,5 +1,6 @@
 """Figures: outputs, sidecar, and what they do without data. The committed ones are current and whole."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -9,11 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from omnigrok import DataUnavailableError
 from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import TABLE_END, TABLE_START, markdown_table, read_sidecars
 from omnigrok.figure import Options
 from omnigrok.task import get_task
-from reproductions import fig_lu, fig_mnist
+from reproductions import fig_delayed_robustness, fig_lu, fig_mnist
 from reproductions.paper import all_paper_values
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +91,15 @@ def test_without_data_the_panels_that_need_none_are_drawn(quick, capsys):
     out = capsys.readouterr().out
     assert "NOT RUN      mnist: MNIST is not available" in out
     assert "omnigrok data fetch mnist --from FOLDER" in out
+
+
+@pytest.mark.usefixtures("without_data")
+def test_a_figure_none_of_whose_tasks_has_data_says_why(tmp_path):
+    figure = fig_delayed_robustness.FIGURE
+    with pytest.raises(DataUnavailableError, match=r"mnist: MNIST is not available.*; cifar10: CIFAR-10 is not"):
+        figure.run(preset="quick", out=tmp_path, results=tmp_path / "results")
+    with pytest.raises(DataUnavailableError, match="install the project"):
+        dataclasses.replace(figure, tasks=list).run(preset="quick", out=tmp_path, results=tmp_path / "results")
 
 
 def test_the_panels_are_log_log_with_both_axes_and_the_critical_norm(quick, mnist_data):
