@@ -1,9 +1,11 @@
 """How strongly each domain groks, at matched relative norm (Liu et al. 2023, sections 3 and 4).
 
-Left: the reduced test loss over its minimum against the norm over its critical norm: at three times the critical norm
-the gap can be read off for all domains alike. Middle: that gap. Right: the delay of each domain's published grokking
-run, steps to generalise over steps to memorise, against how far above its critical norm the run starts. The paper's
-remark is that grokking is most dramatic on algorithmic data, because there the representation has to change too.
+The reduced test loss over its minimum against the norm over its critical norm: at three times the critical norm the gap
+can be read off for all domains alike; beside it, that gap. Below, the delay of each domain's published grokking run,
+steps to generalise over steps to memorise, against how far above its critical norm the run starts. The paper's remark
+is that grokking is most dramatic on algorithmic data, because there the representation has to change too. Last panel:
+the test loss at the best norm, over that of a constant answer, from an ideal representation (messiness 0) to none
+(messiness 1: random embeddings of numbers, the pixels of images). Where it stays near 1 no norm is enough.
 
 Nothing is trained for this figure but what the other figures train.
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import critical_alpha, grokking_times, pick, reduced
@@ -23,8 +26,18 @@ from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import legend
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.sweep import task_data
 from omnigrok.task import get_task
-from reproductions import fig_degrok, fig_imdb, fig_lu, fig_mnist, fig_qm9, fig_teacher_student
+from reproductions import (
+    fig_degrok,
+    fig_imdb,
+    fig_lu,
+    fig_mnist,
+    fig_mnist_representation,
+    fig_qm9,
+    fig_representation,
+    fig_teacher_student,
+)
 from reproductions.paper import LIU
 
 COLOURS = {
@@ -48,16 +61,48 @@ def grokking_runs(options: Options, task: str) -> list[RunSpec]:
     return runs[: min(SEEDS, options.seeds)]
 
 
+def messy_runs(options: Options, task: str) -> list[tuple[float, RunSpec]]:
+    """(messiness, spec) of a domain whose representation can be chosen."""
+    if task == "modular":
+        return fig_representation.grid(options, fig_representation.MAP_SIZE, "map")
+    if task == "mnist":
+        levels = fig_mnist_representation.MESSINESS[options.preset]
+        return [(float(m), spec) for m in levels for spec in fig_mnist_representation.runs(options, m)]
+    return []
+
+
 def sweep(options: Options) -> list[RunSpec]:
-    return fig_lu.sweep(options) + [s for task in options.tasks for s in grokking_runs(options, task)]
+    specs = fig_lu.sweep(options)
+    for task in options.tasks:
+        specs += grokking_runs(options, task) + [spec for _, spec in messy_runs(options, task)]
+    return specs
+
+
+def constant_loss(spec: RunSpec) -> float:
+    """Test loss of the mean of the training answers."""
+    task, data = get_task(spec.task), task_data(spec, "cpu")
+    mean = data.train_targets[: spec.n_train].mean(dim=0).expand_as(data.test_targets)
+    return float(task.loss(mean, data.test_targets).mean())
+
+
+def unexplained(runs: pd.DataFrame, options: Options, task: str) -> pd.DataFrame:
+    """Test loss at the best norm over that of a constant answer, by messiness and seed."""
+    pairs = messy_runs(options, task)
+    losses = fig_representation.with_messiness(runs, pairs).query("split == 'test'")
+    lowest = losses.groupby(["messiness", "seed"], as_index=False)["value"].min()
+    return lowest.assign(task=task, value=lowest["value"] / constant_loss(pairs[-1][1]))
 
 
 def tables(runs: pd.DataFrame, options: Options) -> Tables:
     times = [
         grokking_times(runs_of(runs, grokking_runs(options, task)), get_task(task).thresholds) for task in options.tasks
     ]
-    landscape = reduced(runs_of(runs, fig_lu.sweep(options)))
-    return {"": landscape, "_times": pd.concat(times, ignore_index=True).drop(columns="run")}
+    found = {
+        "": reduced(runs_of(runs, fig_lu.sweep(options))),
+        "_times": pd.concat(times, ignore_index=True).drop(columns="run"),
+    }
+    shares = [unexplained(runs, options, task) for task in options.tasks if messy_runs(options, task)]
+    return {**found, "_representation": pd.concat(shares, ignore_index=True)} if shares else found
 
 
 def relative_losses(tables: Tables, task: str) -> pd.DataFrame:
@@ -84,8 +129,30 @@ def delay(tables: Tables, task: str) -> pd.Series:
     return times["delay"].where(~times["gen_censored"], np.inf)
 
 
+def without_representation(tables: Tables, task: str) -> pd.Series:
+    """Share of the constant answer's test loss that is left at messiness 1 and the best norm, a value a seed."""
+    chosen = tables["_representation"].query("task == @task and messiness == 1")
+    return chosen.set_index("seed")["value"]
+
+
+def draw_representation(ax: Axes, tables: Tables) -> None:
+    if "_representation" not in tables:
+        ax.set_axis_off()
+        return
+    for task, part in tables["_representation"].groupby("task"):
+        seeds = part.pivot_table(index="messiness", columns="seed", values="value")
+        colour, name = COLOURS[str(task)], get_task(str(task)).display_name
+        ax.plot(seeds.index, seeds.median(axis=1), "o-", ms=4, color=colour, label=name)
+        ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.2, lw=0)
+    ax.set(xlabel="messiness of the representation", ylabel="lowest test loss / a constant's")
+    ax.set_ylim(bottom=0)
+    legend(ax)
+
+
 def draw(tables: Tables, options: Options) -> Figure:
-    figure, axes = plt.subplots(1, 3, figsize=(3.6 * WIDTH, 1.2 * HEIGHT), width_ratios=(1.3, 0.9, 1.1))
+    figure, grid = plt.subplots(2, 2, figsize=(2.7 * WIDTH, 2.3 * HEIGHT), width_ratios=(1.2, 1))
+    axes = grid.flat
+    draw_representation(axes[3], tables)
     for i, task in enumerate(options.tasks):
         colour, name = COLOURS[task], get_task(task).display_name
         losses = relative_losses(tables, task)
@@ -127,6 +194,11 @@ CLAIMS = [
     Claim(
         "largest-gap", "Loss gap (factors of ten) of modular addition over the largest of MNIST, IMDb and QM9", SOURCE,
         at_least(1), lambda t: most(t, gap),
+    ),
+    Claim(
+        "representation", "Test loss left at messiness 1 and the best norm: modular addition's share over MNIST's",
+        SOURCE, at_least(2),
+        lambda t: without_representation(t, "modular") / without_representation(t, "mnist"),
     ),
 ]  # fmt: skip
 
