@@ -1,0 +1,69 @@
+"""What `fig_domains` measures and claims: loss gap at matched norm, delay, and what is left without representation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from omnigrok.analysis import critical_alpha, pick
+from omnigrok.claims import Claim, Tables, at_least
+
+MATCHED = 3.0  # times the critical norm
+REAL = ("mnist", "imdb", "qm9")  # domains with data that nobody generated
+
+
+def relative_losses(tables: Tables, task: str) -> pd.DataFrame:
+    """log10 of the reduced test loss over its minimum, on a grid of log10(w / w_c): grid down, seeds across."""
+    losses = pick(tables[""], task, "test", "loss")
+    critical = critical_alpha(tables[""], task)
+    grid = np.linspace(-1, 2, 301)
+    columns = {}
+    for (seed, column), norm in zip(losses.items(), critical, strict=True):
+        at, y = np.log10(column.index / norm), np.log10(column / column.min())
+        columns[seed] = np.interp(grid, at, y, left=np.nan, right=np.nan)
+    return pd.DataFrame(columns, index=grid)
+
+
+def gap(tables: Tables, task: str) -> pd.Series:
+    """log10 of the reduced test loss at MATCHED times the critical norm over its minimum, a value a seed."""
+    losses = relative_losses(tables, task)
+    return losses.iloc[np.abs(losses.index - np.log10(MATCHED)).argmin()]
+
+
+def delay(tables: Tables, task: str) -> pd.Series:
+    """Steps to generalise over steps to memorise, a value a seed; inf for a run that does not generalise."""
+    times = tables["_times"].query("task == @task").set_index("seed")
+    return times["delay"].where(~times["gen_censored"], np.inf)
+
+
+def without_representation(tables: Tables, task: str) -> pd.Series:
+    """Share of the constant answer's test loss that is left at messiness 1 and the best norm, a value a seed."""
+    chosen = tables["_representation"].query("task == @task and messiness == 1")
+    return chosen.set_index("seed")["value"]
+
+
+def most(tables: Tables, measure: Callable[[Tables, str], pd.Series]) -> pd.Series:
+    """Modular addition's value over the largest of the other domains' medians, seed by seed."""
+    others = [measure(tables, task) for task in REAL]
+    return measure(tables, "modular") / max(values.median() for values in others)
+
+
+SOURCE = "Liu 2023 section 4"
+
+CLAIMS = [
+    Claim(
+        "most-delayed", "Delay of modular addition over the longest of MNIST, IMDb and QM9", SOURCE,
+        at_least(1), lambda t: most(t, delay),
+    ),
+    Claim(
+        "largest-gap", "Loss gap (factors of ten) of modular addition over the largest of MNIST, IMDb and QM9", SOURCE,
+        at_least(1), lambda t: most(t, gap),
+    ),
+    Claim(
+        "representation", "Test loss left at messiness 1 and the best norm: modular addition's share over MNIST's",
+        SOURCE, at_least(2),
+        lambda t: without_representation(t, "modular") / without_representation(t, "mnist"),
+    ),
+]  # fmt: skip

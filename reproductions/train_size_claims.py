@@ -1,0 +1,113 @@
+"""What `fig_train_size` measures and claims of each domain: critical norm, lowest error and delay against N."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from omnigrok.analysis import medians_by, pick
+from omnigrok.claims import Between, Claim, Tables, at_least
+from omnigrok.figure import Options
+from omnigrok.task import Thresholds
+from reproductions import fig_imdb, fig_mnist, fig_qm9, fig_time_to_grok, landscapes
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What is measured of a task: the metric of its landscape, and when a run counts as having generalised."""
+
+    metric: str
+    sizes: tuple[int, ...]  # of the landscape
+    run_sizes: tuple[int, ...]  # of the free runs
+    thresholds: Thresholds | None = None
+
+
+DOMAINS = {
+    "teacher_student": Domain("loss", (25, 50, 100, 400), (50, 100, 400)),
+    "mnist": Domain("error", fig_mnist.SIZES["default"], (300, 1000, 3000), fig_time_to_grok.HALF),
+    "imdb": Domain("error", fig_imdb.SIZES["default"], ()),
+    "qm9": Domain("loss", fig_qm9.SIZES["default"], (16, 50, 200)),
+    "modular": Domain("loss", (300, 480, 660), ()),
+}
+GENERALISES = 0.5  # test error below which a norm generalises, for the critical size of MNIST
+
+
+def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    return table[table["task"] == task]
+
+
+def critical(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
+    return landscapes.critical_by_size(of_task(tables[""], task), task, DOMAINS[task].metric, statistic)
+
+
+def lowest(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
+    """Lowest test metric over the norms: sizes down, seeds across."""
+    metric = DOMAINS[task].metric
+    return landscapes.per_size(
+        of_task(tables[""], task), lambda part: pick(part, task, "test", metric, statistic).min()
+    )
+
+
+def critical_size(tables: Tables, statistic: str) -> pd.Series:
+    """MNIST's smallest N, interpolated in log N, at which some norm has test error below one half."""
+
+    def crossing(errors: pd.Series) -> float:
+        n, e = np.log(errors.index.to_numpy(dtype=float)), errors.to_numpy()
+        below = np.flatnonzero(e < GENERALISES)
+        i = below[0]
+        if i == 0:
+            return float(np.exp(n[0]))
+        return float(np.exp(np.interp(GENERALISES, [e[i], e[i - 1]], [n[i], n[i - 1]])))
+
+    return lowest(tables, "mnist", statistic).apply(crossing)
+
+
+def few_over_many(tables: Tables, task: str, measure: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
+    """What is measured at the smallest size over that at the largest, seed by seed."""
+    times = of_task(tables["_times"], task)
+    ends = times[times["n_train"] == times["n_train"].min()], times[times["n_train"] == times["n_train"].max()]
+    few, many = map(measure, ends)
+    return few / many
+
+
+def generalised(times: pd.DataFrame) -> pd.Series:
+    """Steps to generalise; inf where they are censored."""
+    return medians_by(times, "seed", "gen")
+
+
+def delay(times: pd.DataFrame) -> pd.Series:
+    """Steps to generalise over steps to memorise."""
+    return generalised(times) / medians_by(times, "seed", "mem")
+
+
+SOURCE = "Liu 2023 section 3"
+
+
+def claims(options: Options) -> list[Claim]:
+    read = options.statistic
+    return [
+        Claim(
+            f"{task}-later", f"{name}: steps to generalise with the fewest examples over those with the most", SOURCE,
+            at_least(1), partial(few_over_many, task=task, measure=generalised),
+        )
+        for task, name in (("teacher_student", "Teacher-student"), ("mnist", "MNIST"), ("qm9", "QM9"))
+    ] + [
+        Claim(
+            f"{task}-delay", f"{name}: delay (steps to generalise over steps to memorise), fewest over most examples",
+            SOURCE, at_least(1), partial(few_over_many, task=task, measure=delay),
+        )
+        for task, name in (("teacher_student", "Teacher-student"), ("mnist", "MNIST"))
+    ] + [
+        Claim(
+            "critical-size", "MNIST: smallest N at which some norm has test error below 0.5", "Liu 2023 Fig. 3b",
+            Between(15, 60), lambda t: critical_size(t, read),
+        ),
+        Claim(
+            "qm9-still", "QM9: critical norm at the largest N over that at the smallest", "Liu 2023 Fig. 5",
+            Between(0.5, 2), lambda t: critical(t, "qm9", read).iloc[-1] / critical(t, "qm9", read).iloc[0],
+        ),
+    ]  # fmt: skip
