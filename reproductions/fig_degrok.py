@@ -15,23 +15,22 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS, first_reached, grokking_times
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.analysis import CURVE_FIELDS, grokking_times
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import Run, grokking_panels, times_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import Thresholds, get_task
-from reproductions.paper import LIU, cited, paper_panel
+from reproductions.claims.degrok import BASELINE, CLAIMS, CONSTRAINED, THRESHOLD
+from reproductions.paper import LIU, paper_panel
 
-BASELINE, CONSTRAINED = 1.0, 0.8  # alpha
 HELD = {
     "quick": (CONSTRAINED, 1.0),
     "default": (0.65, CONSTRAINED, 1.0, 1.25),
     "paper": (0.5, 0.65, CONSTRAINED, 1.0, 1.25, 1.5),
 }
 STEPS = {"quick": (60, 30), "default": (12_000, 600), "paper": (15_000, 15_000)}
-THRESHOLD = 0.95  # accuracy
 
 
 def base(options: Options) -> RunSpec:
@@ -75,47 +74,6 @@ def draw(tables: Tables, options: Options) -> Figure:
     figure.suptitle(f"Addition mod 113, N = {base(options).n_train}", fontsize=11)
     return figure
 
-
-def reached(tables: Tables, table: str, alpha: float, split: str) -> pd.Series:
-    """First logged step at 95 % accuracy."""
-    return first_reached(tables[table].query("alpha == @alpha"), split, "accuracy", THRESHOLD)
-
-
-def delay(tables: Tables, table: str, alpha: float) -> pd.Series:
-    return reached(tables, table, alpha, "test") - reached(tables, table, alpha, "train")
-
-
-def derived(name: str) -> float:
-    return cited("fig8", "derived", name)
-
-
-SOURCE = "Liu 2023 Fig. 8"
-CLAIMS = [
-    Claim(
-        "memorises", "Free: first step with train accuracy 0.95", SOURCE,
-        at_most(300, paper=derived("memorised")), lambda t: reached(t, "_free", BASELINE, "train"),
-    ),
-    Claim(
-        "groks", "Free: first step with test accuracy 0.95", SOURCE,
-        Between(4_000, 12_000, paper=derived("generalised")), lambda t: reached(t, "_free", BASELINE, "test"),
-    ),
-    Claim(
-        "delay", "Free: steps from train to test accuracy 0.95", SOURCE,
-        at_least(3_000, paper=derived("delay")), lambda t: delay(t, "_free", BASELINE),
-    ),
-    Claim(
-        "de-groks", "Held at 0.8: first step with test accuracy 0.95", SOURCE,
-        at_most(800, paper=derived("held generalised")), lambda t: reached(t, "", CONSTRAINED, "test"),
-    ),
-    Claim(
-        "no-gap", "Held at 0.8: steps from train to test accuracy 0.95", SOURCE,
-        at_most(100, paper=derived("held gap")), lambda t: delay(t, "", CONSTRAINED),
-    ),
-    Claim(
-        "larger-de-groks-less", "Held at 1.25: steps from train to test accuracy 0.95, over those at 0.8", SOURCE,
-        at_least(1), lambda t: delay(t, "", 1.25) / delay(t, "", CONSTRAINED),
-    ),
-]  # fmt: skip
 
 FIGURE = Reproduction(
     name="fig_degrok",

@@ -18,34 +18,29 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS
-from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
+from reproductions.claims.delayed_robustness import CLAIMS
 from reproductions.robust_runs import (
     CIFAR_EPS,
     EPS,
     HUMAYUN,
-    MAIN,
-    by_seed,
     cifar10,
     complexity_probe,
     curve,
     draw_accuracy,
     draw_complexity,
-    first_at,
     mnist,
-    peak,
     plot,
     robustness_probe,
 )
 
 STEPS = {"quick": 40, "default": 60_000, "paper": 1_000_000}
 CIFAR_STEPS = {"quick": 3, "default": 3_000, "paper": 500_000}
-MAIN_EPS = {"mnist": MAIN, "cifar10": CIFAR_EPS[-1]}  # the radius that the claims are about
 DENSITY = 2  # of MNIST's evaluations: at 9 a decade two seeds' second descent and late rise fall together
-EARLY, LATE = 50, 9_000  # steps after which the second ascent is looked for, and the rise
 
 
 def runs(options: Options, task: str) -> list[RunSpec]:
@@ -88,64 +83,6 @@ def draw(tables: Tables, options: Options) -> Figure:
         row[2].legend(fontsize=8)
     return figure
 
-
-def lc(tables: Tables, task: str = "mnist") -> pd.DataFrame:
-    return curve(tables[""].query("task == @task"), "probe", "lc_train")
-
-
-def robust(tables: Tables, name: str = "robust", task: str = "mnist") -> pd.DataFrame:
-    return curve(tables[""].query("task == @task"), "probe", f"{name}_{MAIN_EPS[task]:g}")
-
-
-def ascent(tables: Tables, task: str = "mnist") -> pd.Series:
-    """Local complexity at its peak after the first descent, over its lowest value before the peak."""
-    values = lc(tables, task)
-    at = peak(values, EARLY)
-    return pd.Series({s: column[at[s]] / column[column.index <= at[s]].min() for s, column in by_seed(values)})
-
-
-def descent(tables: Tables) -> pd.Series:
-    """Local complexity at the end over that at its peak after the first descent."""
-    values = lc(tables)
-    return values.iloc[-1] / values[values.index >= EARLY].max()
-
-
-def rise(tables: Tables, task: str = "mnist", name: str = "robust") -> pd.Series:
-    values = robust(tables, name, task)
-    return values.iloc[-1] - values.T[LATE]
-
-
-def order(tables: Tables) -> pd.Series:
-    """Step at which local complexity has halved from its peak, over the step of the half-rise of robust accuracy.
-
-    Both at the same logged step decide nothing: which came first lies between two evaluations.
-    """
-    values, accuracy = lc(tables), robust(tables)
-    late = accuracy[accuracy.index >= EARLY]
-    half = (late.min() + late.iloc[-1]) / 2
-    halved = first_at(values, values[values.index >= EARLY].max() / 2, after=peak(values, EARLY), below=True)
-    ratios = halved / first_at(accuracy, half, after=late.idxmin())
-    return ratios.mask(ratios == 1)
-
-
-SOURCE = "Humayun 2024 section 3"
-CLAIMS = [
-    Claim("ascent", "Local complexity climbs again: its peak after step 50 over the lowest value before", SOURCE,
-          at_least(1.1), ascent),
-    Claim("second-descent", "Local complexity at the end over that peak", SOURCE, at_most(0.5), descent),
-    Claim("rise", "Rise of the accuracy under PGD 0.1 as published, a weak attack, after step 9,000", SOURCE,
-          at_least(0.1), rise),
-    Claim("order", "Logged step at which local complexity has halved over that of the half-rise under PGD 0.1", SOURCE,
-          at_most(1), order),
-    Claim("no-masking", "Accuracy under PGD 0.1 as published less that under the stronger attack, at the end", SOURCE,
-          at_most(0.05), lambda t: (robust(t) - robust(t, "margin")).iloc[-1]),
-    Claim("rise-margin", "Rise of the accuracy under the stronger attack of radius 0.1 after step 9,000", SOURCE,
-          at_least(0.1), lambda t: rise(t, name="margin")),
-    Claim("cifar-ascent", "CIFAR-10: peak of local complexity after step 50 over the lowest value before", SOURCE,
-          at_least(1.1), lambda t: ascent(t, "cifar10")),
-    Claim("cifar-rise", "CIFAR-10: rise of the accuracy under PGD 0.039 after step 9,000", SOURCE, at_least(0.1),
-          lambda t: rise(t, "cifar10")),
-]  # fmt: skip
 
 FIGURE = Reproduction(
     name="fig_delayed_robustness",

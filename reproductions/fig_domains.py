@@ -36,7 +36,7 @@ from reproductions import (
     fig_representation,
     fig_teacher_student,
 )
-from reproductions.domains_claims import CLAIMS, MATCHED, delay, gap, relative_losses
+from reproductions.claims.domains import CLAIMS, MATCHED, delay, gap, relative_losses
 from reproductions.paper import LIU
 
 COLOURS = {

@@ -16,20 +16,18 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import first_reached, pick
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions import landscapes
-from reproductions.paper import LIU, cited, paper_panel
+from reproductions.claims.imdb import LARGE, USUAL, claims
+from reproductions.paper import LIU, paper_panel
 
-LARGE, USUAL = 6.0, 1.0  # alpha
 STEPS = {"quick": (10, 10), "default": (8_000, 1_000), "paper": (75_000, 75_000)}
 NETWORK = {"quick": {"hidden": 8, "length": 60}, "default": {"hidden": 64, "length": 200}, "paper": {}}
-MEMORISED, FITTED = 0.95, 0.99  # train accuracy
 
 
 ALPHAS = {"quick": 2, "default": 6, "paper": 11}
@@ -90,78 +88,6 @@ def draw(tables: Tables, options: Options) -> Figure:
     ]  # fmt: skip
     grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "accuracy", runs, loc="lower left")
     return figure
-
-
-def when_memorised(tables: Tables, alpha: float, memorised: float = MEMORISED) -> pd.Series:
-    """Test accuracy at the first logged step with that train accuracy, a value a seed."""
-    curves = tables["_curves"].query("alpha == @alpha")
-    test = curves.query("split == 'test' and metric == 'accuracy'").set_index(["seed", "step"])["value"]
-    steps = first_reached(curves, "train", "accuracy", memorised)
-    return pd.Series({seed: test.get((seed, step)) for seed, step in steps.items()}, dtype=float)
-
-
-def final(tables: Tables, alpha: float) -> pd.Series:
-    """Test accuracy at the end."""
-    curves = tables["_curves"].query("alpha == @alpha and split == 'test' and metric == 'accuracy'")
-    return curves.sort_values("step").groupby("seed")["value"].last()
-
-
-def rise(tables: Tables, alpha: float) -> pd.Series:
-    """Test accuracy at the end less that at memorisation."""
-    return final(tables, alpha) - when_memorised(tables, alpha)
-
-
-def critical_ratio(tables: Tables, statistic: str) -> pd.Series:
-    """Critical norm at the largest training set over that at the smallest."""
-    critical = landscapes.critical_by_size(tables[""], "imdb", "error", statistic)
-    return critical.iloc[-1] / critical.iloc[0]
-
-
-def lowest(tables: Tables, n: int, statistic: str) -> pd.Series:
-    return pick(landscapes.of_size(tables[""], n), "imdb", "test", "error", statistic).min()
-
-
-RUN, MAPS = "Liu 2023 Fig. 4d", "Liu 2023 Fig. 4a to c"
-
-
-def claims(options: Options) -> list[Claim]:
-    def derived(name: str) -> float:
-        return cited("fig4", "derived", name)
-
-    return [
-        Claim(
-            "chance", "alpha = 6: test accuracy's distance from chance when train accuracy is 0.95", RUN,
-            at_most(0.05, paper=derived("alpha 6 distance from chance")),
-            lambda t: (when_memorised(t, LARGE) - 0.5).abs(),
-        ),
-        Claim(
-            "rises", "alpha = 6: later rise of the test accuracy", RUN, at_least(0.10, paper=derived("alpha 6 rise")),
-            lambda t: rise(t, LARGE),
-        ),
-        Claim(
-            "at-chance", "alpha = 6: test accuracy when train accuracy first reaches 0.99", RUN,
-            at_most(0.5, paper=cited("fig4", "alpha 6", "test accuracy", 300)),
-            lambda t: when_memorised(t, LARGE, FITTED),
-        ),
-        Claim(
-            "generalises", "alpha = 6: test accuracy at the end", RUN,
-            at_least(0.68, paper=cited("fig4", "alpha 6", "test accuracy", 70_000)), lambda t: final(t, LARGE),
-        ),
-        Claim(
-            "no-delay", "alpha = 1: rise of the test accuracy after train accuracy 0.95", RUN,
-            at_most(0.05, paper=derived("alpha 1 rise")), lambda t: rise(t, USUAL),
-        ),
-        Claim(
-            "moves-up", "Critical norm at the largest over that at the smallest training set", MAPS,
-            at_least(1, paper=derived("ratio of critical norms N=50000 over N=1000")),
-            lambda t: critical_ratio(t, options.statistic),
-        ),
-        Claim(
-            "most-reviews", "Lowest test error with all 50,000 reviews (37,500 for training)", MAPS,
-            Between(0.13, 0.19, paper=derived("N=50000 lowest test error")),
-            lambda t: lowest(t, 37_500, options.statistic),
-        ),
-    ]  # fmt: skip
 
 
 FIGURE = Reproduction(

@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS
-from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
-from reproductions.robust_runs import HUMAYUN, complexity_probe, curve, first_at, mnist, peak, plot
+from reproductions.claims.local_complexity import CLAIMS, lc
+from reproductions.robust_runs import HUMAYUN, complexity_probe, mnist, plot
 
 STEPS = {"quick": 20, "default": 10_000, "paper": 100_000}
-EARLY = 50  # steps after which the peak is looked for
 COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 VARIED: dict[str, dict[float, Callable[[RunSpec], RunSpec]]] = {
     "depth": {v: lambda s, v=v: with_option(s, "depth", v) for v in (3, 4, 6)},  # type: ignore[misc]
@@ -60,11 +59,6 @@ def tables(frame: pd.DataFrame, options: Options) -> Tables:
     return {"": pd.concat(parts, ignore_index=True)}
 
 
-def lc(tables: Tables, what: str, value: float) -> pd.DataFrame:
-    chosen = tables[""].query("varied == @what and setting == @value")
-    return curve(chosen, "probe", "lc_train")
-
-
 def draw(tables: Tables, options: Options) -> Figure:
     figure, axes = plt.subplots(2, 3, figsize=(3.4 * WIDTH, 2.2 * HEIGHT), sharex=True)
     for ax, (what, values) in zip(axes.flat, VARIED.items(), strict=True):
@@ -74,30 +68,6 @@ def draw(tables: Tables, options: Options) -> Figure:
         ax.legend(fontsize=8)
     return figure
 
-
-def halved(tables: Tables, what: str, value: float) -> pd.Series:
-    """Step at which local complexity has halved from its peak after the first descent."""
-    values = lc(tables, what, value)
-    return first_at(values, values[values.index >= EARLY].max() / 2, after=peak(values, EARLY), below=True)
-
-
-def ratio(tables: Tables, what: str, first: float, second: float) -> pd.Series:
-    """Of two such steps. One not reached counts as the last step, which bounds the ratio; two decide nothing."""
-    steps = pd.DataFrame({"first": halved(tables, what, first), "second": halved(tables, what, second)})
-    last = tables[""]["step"].max()
-    ratios = steps["first"].clip(upper=last) / steps["second"].clip(upper=last)
-    return ratios.mask((steps == np.inf).all(axis=1))
-
-
-SOURCE = "Humayun 2024 section 4"
-CLAIMS = [
-    Claim("width", "Width 500 over width 50: step at which local complexity has halved from its peak", SOURCE,
-          at_most(1), lambda t: ratio(t, "width", 500, 50)),
-    Claim("depth", "Depth 6 over depth 3: step at which local complexity has halved from its peak", SOURCE,
-          at_most(1), lambda t: ratio(t, "depth", 6, 3)),
-    Claim("noise", "Random labels over true ones: step at which local complexity has halved from its peak", SOURCE,
-          at_least(1), lambda t: ratio(t, "label noise", 1.0, 0.0)),
-]  # fmt: skip
 
 FIGURE = Reproduction(
     name="fig_local_complexity",

@@ -28,7 +28,7 @@ from omnigrok.panels import legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH, not_run
 from omnigrok.task import available_tasks, get_task
-from reproductions.lu_claims import ALPHA_8, claims
+from reproductions.claims.lu import ALPHA_8, claims
 from reproductions.paper import LIU, paper_panel
 
 ORDER = ("teacher_student", "mnist", "imdb", "qm9", "modular")

@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import critical_alpha, reduced
-from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.analysis import reduced
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import legend, map_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions.paper import LIU, cited
+from reproductions.claims.mnist_representation import POINTS, claims
+from reproductions.paper import LIU
 
 N_TRAIN = {"quick": 200, "default": 10_000, "paper": 60_000}
 STEPS = {"quick": 30, "default": 3_000, "paper": 10_000}
@@ -37,7 +38,6 @@ MESSINESS = {"quick": (0.0, 1.0), "default": (0.0, 0.33, 0.67, 1.0), "paper": tu
 PUBLISHED_LOSS = 10  # the published loss sums over the ten outputs
 LEVELS = (0.002, 0.01, 0.05)
 SHADES = (COLOURS["critical"], "#56B4E9", COLOURS["norm"], COLOURS["test"])
-POINTS = {"A": (1.0, 1.0), "B": (3.0, 0.97), "C": (2.5, 0.0)}
 
 
 def runs(options: Options, messiness: float) -> list[RunSpec]:
@@ -79,49 +79,6 @@ def draw(tables: Tables, options: Options) -> Figure:
     axes[2].set_title("one zone at every messiness", fontsize=10)
     legend(axes[2])
     return figure
-
-
-def critical(tables: Tables, messiness: float, statistic: str) -> pd.Series:
-    part = tables[""].query("messiness == @messiness")
-    return critical_alpha(part, "mnist_templates", "loss", statistic)
-
-
-def shift(tables: Tables, statistic: str) -> pd.Series:
-    return (critical(tables, 1.0, statistic) - critical(tables, 0.0, statistic)).abs()
-
-
-def along_path(tables: Tables, statistic: str) -> pd.DataFrame:
-    """Test loss at alpha = 3 by messiness, seeds across: the way from B to C."""
-    chosen = tables[""].query("split == 'test' and metric == 'loss' and statistic == @statistic and alpha == 3")
-    return chosen.pivot_table(index="messiness", columns="seed", values="value")
-
-
-def barrier(tables: Tables, statistic: str) -> pd.Series:
-    """Highest test loss between B (messiness 1) and C (0), over that at B."""
-    path = along_path(tables, statistic)
-    return path.max() / path.T[1.0]
-
-
-SOURCE = "Liu 2023 Fig. 7"
-
-
-def claims(options: Options) -> list[Claim]:
-    read = options.statistic
-    return [
-        Claim(
-            "one-zone", "Shift of the critical norm (alpha) from messiness 1 to 0", SOURCE,
-            at_most(1, paper=cited("fig7", "derived", "shift of the critical norm")), lambda t: shift(t, read),
-        ),
-        Claim(
-            "falls", "alpha = 3: test loss at messiness 1 over that at messiness 0 (B over C)", SOURCE,
-            at_least(2, paper=cited("fig7", "derived", "fall from B to C")),
-            lambda t: along_path(t, read).loc[1.0] / along_path(t, read).loc[0.0],
-        ),
-        Claim(
-            "no-barrier", "alpha = 3: highest test loss on the way from B to C over that at B", SOURCE, at_most(1.1),
-            lambda t: barrier(t, read),
-        ),
-    ]  # fmt: skip
 
 
 FIGURE = Reproduction(

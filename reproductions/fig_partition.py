@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS
-from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import partition_panel
 from omnigrok.partition import Partition, partition
@@ -28,12 +28,12 @@ from omnigrok.store import Store, atomic
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.sweep import task_data
 from omnigrok.task import get_task, run_hash
+from reproductions.claims.partition import CLAIMS, FROM
 from reproductions.robust_runs import HUMAYUN, curve, mnist, plot
 
 STEPS = {"quick": 20, "default": 60_000, "paper": 1_000_000}
 PICTURES = {"quick": (0, 20), "default": (0, 100, 1_000, 10_000, 60_000), "paper": (0, 100, 1_000, 10_000, 1_000_000)}
 PROBES = {"quick": PartitionProbe(margin=0.2), "default": PartitionProbe(), "paper": PartitionProbe()}
-FROM = 1_000  # the step that the end is compared with: the training set is interpolated by then
 NUMBERS = {
     "regions": "regions on the plane",
     "boundary_distance": "distance of the images to the\nnearest boundary (input units)",
@@ -105,24 +105,6 @@ def draw(tables: Tables, options: Options) -> Figure:
         ax.set_ylim(bottom=0)
     return figure
 
-
-def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
-    """The last value over that at step FROM, seed by seed."""
-    values = curve(tables[""], "probe", metric)
-    return values.iloc[-1] / values.T[FROM]
-
-
-SOURCE = "Humayun 2024 section 3"
-CLAIMS = [
-    Claim("fewer", "Regions on the plane at the end over those at step 1,000", SOURCE, at_most(0.5),
-          lambda t: at_the_end_over(t, "regions")),
-    Claim("recede", "Distance of three training images to the nearest boundary: at the end over that at step 1,000",
-          SOURCE, at_least(2), lambda t: at_the_end_over(t, "boundary_distance")),
-    Claim("margin", "Distance of three training images to the decision boundary: at the end over that at step 1,000",
-          SOURCE, at_least(1), lambda t: at_the_end_over(t, "decision_distance")),
-    Claim("crowd", "Crowding of boundaries at the decision boundary: at the end over that at step 1,000", SOURCE,
-          at_least(1), lambda t: at_the_end_over(t, "crowding")),
-]  # fmt: skip
 
 FIGURE = Reproduction(
     name="fig_partition",

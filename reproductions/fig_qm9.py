@@ -18,17 +18,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import critical_alpha, pick, value_at
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions import landscapes
-from reproductions.paper import LIU, cited, paper_panel
+from reproductions.claims.qm9 import LARGE, MOST, SMALL, USUAL, claims
+from reproductions.paper import LIU, paper_panel
 
-LARGE, USUAL = 3.0, 1.0  # alpha
 STEPS = {"quick": 200, "default": 40_000, "paper": 100_000}
 ALPHAS = {"quick": 3, "default": 9, "paper": 21}
 SIZES = {
@@ -37,7 +36,6 @@ SIZES = {
     "paper": (5, 6, 9, 13, 18, 26, 36, 50, 70, 96, 134, 187, 260, 361, 502, 698, 970, 1347, 1873, 2603, 3618, 5000),
 }
 MAP_SEEDS = 3
-SMALL, MOST = 50, 1200  # the paper's slices "100" and "3000" of molecules in all, the second about 2,390
 LEVELS = {"train": (1.0, 10.0, 100.0), "test": (3.2, 10.0, 100.0)}
 
 
@@ -92,65 +90,6 @@ def draw(tables: Tables, options: Options) -> Figure:
     for name in ("large", "usual"):
         axes[name].set_ylabel("mean squared error (Bohr$^6$)")
     return figure
-
-
-def at(tables: Tables, alpha: float, split: str, step: int) -> pd.Series:
-    return value_at(tables["_curves"].query("alpha == @alpha"), split, "loss", step)
-
-
-def fall_after(tables: Tables, alpha: float, step: int) -> pd.Series:
-    """Test loss at a step over its lowest value later on."""
-    later = tables["_curves"].query("alpha == @alpha and split == 'test' and metric == 'loss' and step > @step")
-    return at(tables, alpha, "test", step) / later.groupby("seed")["value"].min()
-
-
-def late(tables: Tables, alpha: float) -> pd.Series:
-    """Lowest test loss in the last tenth of the steps: at the very end a run may be in one of Adam's spikes."""
-    test = tables["_curves"].query("alpha == @alpha and split == 'test' and metric == 'loss'")
-    return test[test["step"] >= 0.9 * test["step"].max()].groupby("seed")["value"].min()
-
-
-def right_wall(tables: Tables, n: int, split: str, statistic: str) -> pd.Series:
-    """Reduced loss at the largest norm over the lowest."""
-    losses = pick(landscapes.of_size(tables[""], n), "qm9", split, "loss", statistic)
-    return losses.iloc[-1] / losses.min()
-
-
-RUN, MAPS = "Liu 2023 Fig. 5d", "Liu 2023 Fig. 5a to c"
-
-
-def claims(options: Options) -> list[Claim]:
-    def derived(name: str) -> float:
-        return cited("fig5", "derived", name)
-
-    return [
-        Claim(
-            "gap", "alpha = 3: test over train MSE at step 5,000", RUN,
-            at_least(10, paper=derived("test over train at 5000")),
-            lambda t: at(t, LARGE, "test", 5_000) / at(t, LARGE, "train", 5_000),
-        ),
-        Claim(
-            "falls", "alpha = 3: test MSE at step 5,000 over its lowest value later", RUN,
-            at_least(10, paper=derived("fall after 5000")), lambda t: fall_after(t, LARGE, 5_000),
-        ),
-        Claim(
-            "no-delay", "alpha = 1: test MSE at step 1,000 over its lowest value later", RUN,
-            at_most(2, paper=derived("alpha 1 fall after 1000")), lambda t: fall_after(t, USUAL, 1_000),
-        ),
-        Claim(
-            "stays-above", "Lowest test MSE of the last tenth of the steps, alpha = 3 over alpha = 1", RUN,
-            at_least(1, paper=derived("final test alpha 3 over alpha 1")), lambda t: late(t, LARGE) / late(t, USUAL),
-        ),
-        Claim(
-            "train-wall", "N = 50: reduced train MSE at alpha = 10 over its minimum", MAPS,
-            at_least(10, paper=derived("N=100 train wall")), lambda t: right_wall(t, SMALL, "train", options.statistic),
-        ),
-        Claim(
-            "most-minimum", "N = 1,200: the reduced test MSE is lowest at alpha", MAPS,
-            Between(0.7, 2, paper=derived("N=3000 test minimum alpha")),
-            lambda t: critical_alpha(landscapes.of_size(t[""], MOST), "qm9", statistic=options.statistic),
-        ),
-    ]  # fmt: skip
 
 
 FIGURE = Reproduction(

@@ -27,8 +27,8 @@ from omnigrok.panels import map_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
+from reproductions.claims.representation import CLAIMS, CONTOUR, CROSS, STAR, angles, contour
 from reproductions.paper import LIU
-from reproductions.representation_claims import CLAIMS, CONTOUR, CROSS, STAR, angles, contour
 
 PER_SHARE = 5  # the paper's messiness over the share of random embeddings
 STEPS = {"quick": 60, "default": 6_000, "paper": 15_000}

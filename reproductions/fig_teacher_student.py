@@ -15,29 +15,23 @@ turn a gradual fall into a sudden rise. So the loss is drawn beside it.
 
 from __future__ import annotations
 
-import dataclasses
-
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS, first_reached, pick, reduced, value_at
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.analysis import CURVE_FIELDS, pick, reduced
+from omnigrok.claims import Tables
 from omnigrok.figure import READINGS, Options, Reading, Reproduction, runs_of
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions import landscapes, lu_claims
-from reproductions.paper import LIU, cited, paper_panel
+from reproductions import landscapes
+from reproductions.claims.teacher_student import KEYS, LARGE, SMALL, claims
+from reproductions.paper import LIU, paper_panel
 
-LARGE, SMALL = 2.0, 0.5  # alpha
 STEPS = {"quick": 300, "default": 100_000, "paper": 100_000}
 ALPHAS = {"quick": 7, "default": 11, "paper": 21}
-THRESHOLD = 0.95  # accuracy
-KEYS: dict[Reading, str] = {"published": "", "corrected": "_corrected"}  # the tables of the landscapes
-DECAYING = (2_000, 20_000)  # steps, about where the paper's log gives the norm
 
 
 def landscape(options: Options, reading: Reading) -> list[RunSpec]:
@@ -89,57 +83,6 @@ def draw(tables: Tables, options: Options) -> Figure:
             grokking_panels([ax], tables["_curves"], metric, [run], log=log, loc=loc)
             ax.set_ylabel({"accuracy": "share with error < 0.001", "loss": "mean squared error"}[metric])
     return figure
-
-
-def reached(tables: Tables, alpha: float, split: str) -> pd.Series:
-    return first_reached(tables["_curves"].query("alpha == @alpha"), split, "accuracy", THRESHOLD)
-
-
-def delay(tables: Tables, alpha: float) -> pd.Series:
-    return reached(tables, alpha, "test") / reached(tables, alpha, "train")
-
-
-def decay_rate(tables: Tables) -> pd.Series:
-    """Rate at which the norm decays, over learning rate times weight decay."""
-    spec = get_task("teacher_student").spec
-    chosen = tables["_curves"].query("alpha == @LARGE")
-    first, last = (value_at(chosen, "parameters", "weight_norm", step) for step in DECAYING)
-    rate = (first / last).map(np.log) / (DECAYING[1] - DECAYING[0])
-    return rate / (spec.lr * spec.weight_decay)
-
-
-SOURCE = "Liu 2023 Fig. 2"
-
-
-def claims(options: Options) -> list[Claim]:
-    def on_sphere(claim: Claim) -> Claim:
-        """The claim on the landscape of the reading."""
-        return dataclasses.replace(claim, measure=lambda t: claim.measure({"": t[KEYS[options.reading]]}))
-
-    shared = [on_sphere(claim) for claim in lu_claims.claims(options) if claim.id.startswith("ts-")]
-    return [
-        *shared,
-        Claim(
-            "memorises", "alpha = 2: first step with train accuracy 0.95", SOURCE,
-            at_most(1_000, paper=cited("fig2", "derived", "memorised")), lambda t: reached(t, LARGE, "train"),
-        ),
-        Claim(
-            "groks", "alpha = 2: first step with test accuracy 0.95", SOURCE,
-            at_least(20_000, paper=cited("fig2", "derived", "generalised")), lambda t: reached(t, LARGE, "test"),
-        ),
-        Claim(
-            "delay", "alpha = 2: steps to test accuracy 0.95 over those to train accuracy 0.95", SOURCE,
-            at_least(30, paper=cited("fig2", "derived", "delay")), lambda t: delay(t, LARGE),
-        ),
-        Claim(
-            "no-delay", "alpha = 0.5: steps to test accuracy 0.95 over those to train accuracy 0.95", SOURCE,
-            at_most(3), lambda t: delay(t, SMALL),
-        ),
-        Claim(
-            "decay-rate", "alpha = 2: rate of the norm's decay over learning rate times weight decay", SOURCE,
-            Between(0.9, 1.1, paper=cited("fig2", "derived", "decay rate over lr wd")), decay_rate,
-        ),
-    ]  # fmt: skip
 
 
 FIGURE = Reproduction(

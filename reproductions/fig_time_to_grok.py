@@ -32,8 +32,7 @@ from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import Thresholds, get_task
 from reproductions import fig_teacher_student
-from reproductions.paper import LIU
-from reproductions.time_claims import (
+from reproductions.claims.time_to_grok import (
     CLAIMS,
     MNIST_ALPHA,
     TS_ALPHA,
@@ -45,6 +44,7 @@ from reproductions.time_claims import (
     of_task,
     slope,
 )
+from reproductions.paper import LIU
 
 TS_STEPS = {0.0: 120_000, 0.02: 120_000, 0.05: 60_000, 0.1: 60_000, 0.2: 20_000, 0.5: 20_000, 1.0: 20_000}
 MNIST_STEPS = {0.0: 40_000, 0.003: 40_000, 0.03: 30_000, 0.1: 8_000, 0.3: 8_000}

@@ -23,8 +23,8 @@ from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions import fig_imdb, fig_mnist, fig_qm9, fig_time_to_grok, landscapes
+from reproductions.claims.train_size import DOMAINS, claims, critical, lowest, of_task
 from reproductions.paper import LIU
-from reproductions.train_size_claims import DOMAINS, claims, critical, lowest, of_task
 
 QUICK_SIZES = {"teacher_student": (50, 100), "mnist": (100, 200), "imdb": (100,), "qm9": (10, 50), "modular": (40, 60)}
 

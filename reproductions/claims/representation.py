@@ -10,7 +10,6 @@ from omnigrok.claims import Between, Claim, Tables, at_least, at_most
 from reproductions.paper import cited
 
 CONTOUR = 0.02
-
 STAR, CROSS = (cited("fig6", "derived", f"{name} norm") for name in ("generalising", "overfitting"))
 
 
