@@ -13,7 +13,7 @@ from omnigrok.runs import scaled_model
 from omnigrok.sweep import task_data
 from omnigrok.trainer import BatchOrder, Trainer
 from tasks import imdb_data, qm9_data
-from tasks.imdb import PlainReviewLSTM, ReviewLSTM
+from tasks.lstm import PlainReviewLSTM, ReviewLSTM
 
 
 def real(name, **changes):
