@@ -32,7 +32,7 @@ from omnigrok.provenance import cores, provenance
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import tidy, use_style
-from omnigrok.sweep import describe, run_sweep
+from omnigrok.sweep import describe, run_sweep, unique
 from omnigrok.task import get_task, run_hash
 
 PRESETS = ("quick", "default", "paper")
@@ -193,7 +193,7 @@ class Reproduction:
             store=store,
         )
         options = self._with_available(options, tasks)
-        specs = self.sweep(options)
+        specs = unique(self.sweep(options))  # panels may share runs
         workers = workers or (cores() if device == "cpu" else 1)
         if dry_run:
             print(describe(specs, store, device, workers))

@@ -1,9 +1,9 @@
 """Norm and representation in MNIST: the Goldilocks zone hardly moves (Liu et al. 2023, section 4.2 and Fig. 7).
 
 Each image is mixed with a constant image that stands for its class: messiness 1 is MNIST, messiness 0 its labels. The
-maps show the reduced loss against norm and messiness with the paper's path A (fitted, not general), B (general), C (the
-ideal representation). Where modular addition has to find its representation on the way down, MNIST's critical norm is
-about the same for all: one zone, no barrier between B and C, hence no dramatic grokking at the usual init.
+maps show the reduced loss against norm and messiness with the paper's path A (not yet fitted), B (fitted and general),
+C (the ideal representation). Where modular addition has to find its representation on the way down, MNIST's critical
+norm is about the same for all: one zone, no barrier between B and C, hence no dramatic grokking at the usual init.
 
 Losses are ten times the mean squared error, as published. The default preset has 10,000 images and 3,000 steps; the
 paper preset 60,000 and 10,000 as published. With ten different inputs at messiness 0 the loss jumps by orders of

@@ -1,4 +1,4 @@
-"""Linear regions migrate from the data to the decision boundary (Humayun et al. 2024, Fig. 1 and section 3).
+"""Linear regions migrate from the data to the decision boundary (Humayun et al. 2024).
 
 The network of `fig_delayed_robustness` on the plane through three training images: every line is the zero set of a
 unit, every cell a region on which the network is affine, exact and in float64; orange is the decision boundary. Below,
@@ -108,7 +108,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 
 FIGURE = Reproduction(
     name="fig_partition",
-    paper=f"{HUMAYUN}, Fig. 1 and section 3",
+    paper=f"{HUMAYUN}",
     doc=__doc__,
     tasks=lambda: ["mnist"],
     sweep=sweep,

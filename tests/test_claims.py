@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -68,10 +67,15 @@ def test_a_seed_that_decides_nothing_is_not_dropped_silently():
 
 
 def test_a_claim_with_nothing_to_measure_is_not_run():
-    for tables in ({}, {"": pd.DataFrame({"value": [np.nan]})}):
-        result = Claim("id", "s", "src", at_most(1), lambda t: t[""]["value"]).test(tables)
-        assert result["status"] == "NOT RUN"
-        assert measured_text(result) == "not run"
+    result = Claim("id", "s", "src", at_most(1), lambda t: t[""]["value"]).test({})
+    assert result["status"] == "NOT RUN"
+    assert measured_text(result) == "not run"
+
+
+def test_a_claim_that_no_seed_decides_is_inconclusive():
+    result = claim([math.nan] * 3, at_most(1))
+    assert (result["n_seeds"], result["undecided_seeds"], result["status"]) == (0, 3, "INCONCLUSIVE")
+    assert measured_text(result) == "3 undecided"
 
 
 def test_the_table_replaces_what_is_between_its_markers():

@@ -57,22 +57,22 @@ def order(tables: Tables) -> pd.Series:
     return ratios.mask(ratios == 1)
 
 
-SOURCE = "Humayun 2024 section 3"
+SOURCE, OWN = "Humayun 2024", "this suite, after Humayun 2024"
 
 CLAIMS = [
     Claim("ascent", "Local complexity climbs again: its peak after step 50 over the lowest value before", SOURCE,
           at_least(1.1), ascent),
     Claim("second-descent", "Local complexity at the end over that peak", SOURCE, at_most(0.5), descent),
-    Claim("rise", "Rise of the accuracy under PGD 0.1 as published, a weak attack, after step 9,000", SOURCE,
+    Claim("rise", "Rise of the accuracy under plain PGD 0.1, a weak attack, after step 9,000", SOURCE,
           at_least(0.1), rise),
-    Claim("order", "Logged step at which local complexity has halved over that of the half-rise under PGD 0.1", SOURCE,
-          at_most(1), order),
-    Claim("no-masking", "Accuracy under PGD 0.1 as published less that under the stronger attack, at the end", SOURCE,
+    Claim("order", "Logged step at which local complexity has halved over that of the half-rise under plain PGD",
+          SOURCE, at_most(1), order),
+    Claim("no-masking", "Accuracy under plain PGD 0.1 less that under the stronger attack, at the end", OWN,
           at_most(0.05), lambda t: (robust(t) - robust(t, "margin")).iloc[-1]),
-    Claim("rise-margin", "Rise of the accuracy under the stronger attack of radius 0.1 after step 9,000", SOURCE,
+    Claim("rise-margin", "Rise of the accuracy under the stronger attack of radius 0.1 after step 9,000", OWN,
           at_least(0.1), lambda t: rise(t, name="margin")),
     Claim("cifar-ascent", "CIFAR-10: peak of local complexity after step 50 over the lowest value before", SOURCE,
           at_least(1.1), lambda t: ascent(t, "cifar10")),
-    Claim("cifar-rise", "CIFAR-10: rise of the accuracy under PGD 0.039 after step 9,000", SOURCE, at_least(0.1),
+    Claim("cifar-rise", "CIFAR-10: rise of the accuracy under plain PGD 0.039 after step 9,000", SOURCE, at_least(0.1),
           lambda t: rise(t, "cifar10")),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
     return values.iloc[-1] / values.T[FROM]
 
 
-SOURCE = "Humayun 2024 section 3"
+SOURCE, OWN = "Humayun 2024", "this suite, after Humayun 2024"
 
 CLAIMS = [
     Claim("fewer", "Regions on the plane at the end over those at step 1,000", SOURCE, at_most(0.5),
@@ -24,7 +24,7 @@ CLAIMS = [
     Claim("recede", "Distance of three training images to the nearest boundary: at the end over that at step 1,000",
           SOURCE, at_least(2), lambda t: at_the_end_over(t, "boundary_distance")),
     Claim("margin", "Distance of three training images to the decision boundary: at the end over that at step 1,000",
-          SOURCE, at_least(1), lambda t: at_the_end_over(t, "decision_distance")),
+          OWN, at_least(1), lambda t: at_the_end_over(t, "decision_distance")),
     Claim("crowd", "Crowding of boundaries at the decision boundary: at the end over that at step 1,000", SOURCE,
           at_least(1), lambda t: at_the_end_over(t, "crowding")),
 ]  # fmt: skip

@@ -87,7 +87,7 @@ def over_landscape(tables: Tables, alpha: pd.Series) -> pd.Series:
     return each_seed(fitted_alpha)(tables) / alpha
 
 
-SOURCE = "Liu 2023 section 2"
+SOURCE, OWN = "Liu 2023 section 2", "this suite, after Liu 2023 section 2"
 
 CLAIMS = [
     Claim(
@@ -99,11 +99,11 @@ CLAIMS = [
         Between(-1.15, -0.85, paper=cited("fig2", "derived", "slope of time against weight decay")), each_seed(slope),
     ),
     Claim(
-        "edge", "Teacher-student: critical norm by the fit over the largest with test accuracy 0.95 held", SOURCE,
+        "edge", "Teacher-student: critical norm by the fit over the largest with test accuracy 0.95 held", OWN,
         Between(1 / AGREES, AGREES), lambda t: over_landscape(t, edge_alpha(t)),
     ),
     Claim(
-        "minimum", "Teacher-student: critical norm by the fit over the landscape's minimum", SOURCE,
+        "minimum", "Teacher-student: critical norm by the fit over the landscape's minimum", OWN,
         Between(1 / AGREES, AGREES),
         lambda t: over_landscape(t, critical_alpha(t["_landscape"], "teacher_student")),
     ),
