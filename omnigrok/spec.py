@@ -6,9 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from omnigrok.errors import SpecError
@@ -68,23 +71,32 @@ class RunSpec:
     """Back on the sphere between forward and backward pass, as one published notebook does, not after the step."""
 
     def __post_init__(self) -> None:
+        for name, (convert, rule) in FIELDS.items():  # 8, 8.0 and numpy's 8 are the same run
+            value = getattr(self, name)
+            if value is None and name in ("batch_size", "lr_drop", "gradient_clip"):
+                continue
+            try:
+                object.__setattr__(self, name, convert(value))
+            except (TypeError, ValueError, KeyError):
+                raise SpecError(f"{name} must be {rule}, got {value!r}") from None
+
         def need(ok: bool, name: str, rule: str) -> None:
             if not ok:
                 raise SpecError(f"{name} must be {rule}, got {getattr(self, name)!r}")
 
-        need(is_number(self.alpha) and self.alpha > 0, "alpha", "a finite number above 0")
-        need(is_number(self.lr) and self.lr > 0, "lr", "a finite number above 0")
-        need(is_number(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "a finite number, 0 or more")
+        need(0 < self.alpha < math.inf, "alpha", "a finite number above 0")
+        need(0 < self.lr < math.inf, "lr", "a finite number above 0")
+        need(0 <= self.weight_decay < math.inf, "weight_decay", "a finite number, 0 or more")
         need(self.n_train >= 1, "n_train", "1 or more")
         need(self.steps >= 0, "steps", "0 or more")
         need(self.batch_size is None or self.batch_size >= 1, "batch_size", "1 or more, or none for the full batch")
         need(
-            self.lr_drop is None or (self.lr_drop[0] >= 1 and is_number(self.lr_drop[1]) and self.lr_drop[1] > 0),
+            self.lr_drop is None or (self.lr_drop[0] >= 1 and 0 < self.lr_drop[1] < math.inf),
             "lr_drop",
             "(1 or more steps, a factor above 0), or none",
         )
         need(
-            self.gradient_clip is None or (is_number(self.gradient_clip) and self.gradient_clip > 0),
+            self.gradient_clip is None or 0 < self.gradient_clip < math.inf,
             "gradient_clip",
             "a finite number above 0, or none",
         )
@@ -148,8 +160,38 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
 
 
-def is_number(value: float) -> bool:
-    return math.isfinite(value)
+def _truth(value: Any) -> bool:
+    return {False: False, True: True}[value]
+
+
+def _pair(first: Callable, second: Callable) -> Callable[[Any], tuple]:
+    def convert(value: Any) -> tuple:
+        a, b = value
+        return first(a), second(b)
+
+    return convert
+
+
+def _options(value: Any) -> tuple[tuple[str, Any], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in pairs}
+    return tuple(sorted(plain.items()))
+
+
+FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    **dict.fromkeys(
+        ("n_train", "steps", "seed", "data_seed", "batch_size", "evaluation_density"),
+        (operator.index, "a whole number"),
+    ),
+    **dict.fromkeys(("alpha", "lr", "weight_decay", "gradient_clip"), (float, "a number")),
+    **dict.fromkeys(("sphere", "sphere_first_twice", "sphere_early"), (_truth, "true or false")),
+    "betas": (_pair(float, float), "two numbers in [0, 1)"),
+    "lr_drop": (_pair(operator.index, float), "(1 or more steps, a factor above 0), or none"),
+    "keep": (lambda steps: tuple(map(operator.index, steps)), "whole numbers"),
+    "options": (_options, "pairs of name and value"),
+    "probes": (tuple, "a tuple of probes"),
+}
+"""What a field's value is turned into, and what to call it where that fails."""
 
 
 def _plain(value: Any) -> Any:

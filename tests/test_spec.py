@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,13 @@ BASE = {"task": "t", "n_train": 10, "steps": 5, "lr": 0.1}
         {"subset": "last"},
         {"betas": (0.9, 1.0)},
         {"evaluation_density": -1},
+        {"n_train": 10.0},
+        {"seed": "one"},
+        {"lr": "fast"},
+        {"sphere": "false"},
+        {"betas": (0.9,)},
+        {"keep": 5},
+        {"options": 5},
     ],
 )
 def test_impossible_specs_are_refused_in_one_line_that_names_the_field(bad):
@@ -52,6 +60,19 @@ def test_hash_depends_on_every_field_and_on_the_data():
     hashes = {s.hash("data") for s in [spec, *variants]} | {spec.hash("other data")}
     assert len(hashes) == len(variants) + 2
     assert spec.hash("data") == RunSpec(**BASE).hash("data")
+
+
+def test_the_same_value_in_another_type_is_the_same_run():
+    plain = RunSpec(**BASE, alpha=8.0, betas=(0.5, 0.9), keep=(0, 5), options=(("p", 7), ("q", 1)))
+    other = RunSpec(
+        **{**BASE, "n_train": np.int64(10), "lr": "0.1"},
+        alpha=8,
+        betas=[0.5, 0.9],
+        keep=[0, np.int32(5)],
+        options={"q": np.int64(1), "p": 7},
+    )
+    assert other == plain
+    assert other.hash("data") == plain.hash("data")
 
 
 def test_hash_leaves_out_defaults_so_that_new_fields_keep_old_runs():
