@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from omnigrok.errors import SpecError
 from omnigrok.spec import RunSpec, seed_of
 from omnigrok.task import Inputs, Task
 
 Model = Callable[..., Tensor]
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Module:
@@ -48,15 +50,27 @@ def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Mo
 class Runs:
     """The stacked parameters and buffers of one batch of runs.
 
+    A parameter that several layers share is one parameter. In a batch the model's forward pass may not draw random
+    numbers, as runs would depend on their neighbours; alone, what dropout modules draw depends on seed and step.
+
     Attributes:
         params: each of the module's parameters with a leading axis of runs.
         theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
         leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
         radius: (runs,) the norm of each run's scaled init that its sphere holds.
+
+    Raises:
+        SpecError: a parameter is frozen, or does not enter the loss; or a model of a batch draws random numbers.
     """
 
     def __init__(self, task: Task, specs: Sequence[RunSpec], device: torch.device | str) -> None:
         models = [scaled_model(task, spec) for spec in specs]
+        for name, p in models[0].named_parameters():
+            if not p.requires_grad:
+                raise SpecError(f"parameter {name} of {task.name} is frozen, but all are trained: make it a buffer")
+        self._task, self._seed = task.name, specs[0].seed
+        self._shared = shared_names(models[0])
+        self._random = any(map(draws, models[0].modules()))
         params, buffers = stack_module_state(models)
         self.params: dict[str, Tensor] = {k: p.detach().to(device).requires_grad_() for k, p in params.items()}
         self.buffers: dict[str, Tensor] = {k: b.to(device) for k, b in buffers.items()}
@@ -136,13 +150,33 @@ class Runs:
             buffers = {k: b[rows] for k, b in buffers.items()}
 
         def one(params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, targets: Tensor) -> Any:
+            weights = self._with_shared(params | buffers)
+
             def model(*inputs: Tensor) -> Tensor:
-                return functional_call(self.module, (params, buffers), inputs)
+                return functional_call(self.module, weights, inputs)
 
             return function(model, inputs, targets)
 
         own = None if shared else 0
-        return vmap(one, in_dims=(0, 0, own, own), randomness="different")(params, buffers, inputs, targets)
+        try:
+            return vmap(one, in_dims=(0, 0, own, own), randomness="error")(params, buffers, inputs, targets)
+        except RuntimeError as error:
+            if "randomness" not in str(error):
+                raise
+            raise SpecError(
+                f"the model of {self._task} draws random numbers (dropout): set batchable = False in its task"
+            ) from error
+
+    @contextlib.contextmanager
+    def seeded(self, step: int) -> Iterator[None]:
+        """Dropout modules draw by the run's seed and the step within; torch's generators are as before afterwards."""
+        if not self._random:
+            yield
+            return
+        device = self.radius.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self._seed, "forward", step))
+            yield
 
     def set_gradients(self, losses: Float[Tensor, "runs"]) -> None:
         """Put the gradient of each run's loss into its row of the leaves' ``grad``."""
@@ -150,6 +184,7 @@ class Runs:
             for p in self.leaves:
                 p.grad = None
             torch.autograd.backward(losses, self._ones)
+            self._all_used([p.grad for p in self.leaves])
             return
         for matrix, p, g in zip(self.theta, self.params.values(), self._gradients(losses), strict=True):
             if g.stride() != p.stride():
@@ -183,16 +218,32 @@ class Runs:
 
     def _gradients(self, losses: Float[Tensor, "runs"]) -> tuple[Tensor, ...]:
         """No run's loss depends on another's parameters: the gradient of the sum is each run's own."""
-        return torch.autograd.grad(losses, list(self.params.values()), self._ones)
+        gradients = torch.autograd.grad(losses, list(self.params.values()), self._ones, allow_unused=True)
+        self._all_used(gradients)
+        return gradients
+
+    def _all_used(self, gradients: Sequence[Tensor | None]) -> None:
+        unused = [name for name, g in zip(self.params, gradients, strict=True) if g is None]
+        if unused:
+            names = ", ".join(unused)
+            raise SpecError(f"of {self._task} do not enter the loss: {names}; remove them or make them buffers")
+
+    def _with_shared(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the further names of what layers share."""
+        return named | {name: named[first] for name, first in self._shared.items()}
 
     def stacked(self) -> dict[str, Tensor]:
-        """A copy of the parameters and buffers of all runs, by their names in the module."""
-        return {name: x.detach().clone() for name, x in (*self.params.items(), *self.buffers.items())}
+        """A copy of the parameters and buffers of all runs, by their names in the module's state_dict."""
+        kept, named = self.module.state_dict(), self._with_shared(self.params | self.buffers)
+        return {name: x.detach().clone() for name, x in named.items() if name in kept}
 
+    @torch.no_grad()
     def model(self, r: int) -> nn.Module:
         """A copy of the module of run r, on the CPU."""
         module = copy.deepcopy(self.module).to_empty(device="cpu")
-        module.load_state_dict({name: x[r] for name, x in self.stacked().items()})
+        named = self._with_shared(self.params | self.buffers)
+        for name, x in (*module.named_parameters(), *module.named_buffers()):
+            x.copy_(named[name][r])
         return module
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -200,10 +251,12 @@ class Runs:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        for name, p in self.params.items():
-            p.copy_(state["params"][name])
-        for name, b in self.buffers.items():
-            b.copy_(state["buffers"][name])
+        for kind, own in (("params", self.params), ("buffers", self.buffers)):
+            shapes, saved = ({name: x.shape for name, x in each.items()} for each in (own, state[kind]))
+            if shapes != saved:
+                raise ValueError(f"its {kind} have other names or shapes")
+            for name, x in own.items():
+                x.copy_(state[kind][name])
 
     def _bind(self) -> None:
         """Make theta, and the module of a single run, views of the parameters' memory."""
@@ -217,6 +270,19 @@ class Runs:
         for name, b in self.module.named_buffers():
             b.data = self.buffers[name].data[0]
         self.leaves = list(self.module.parameters())
+
+
+def shared_names(module: nn.Module) -> dict[str, str]:
+    """The further names of parameters and buffers that layers share, with the first name of each."""
+    first: dict[Tensor, str] = {}  # a tensor's hash is its identity
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {name: first[x] for name, x in named if first.setdefault(x, name) != name}
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module draws random numbers when it trains."""
+    rate = module.p if isinstance(module, DROPOUT) else getattr(module, "dropout", 0.0)  # of nn.LSTM and attention
+    return isinstance(rate, float) and rate > 0
 
 
 def in_memory_order(stacked: Float[Tensor, "runs ..."]) -> Float[Tensor, "runs n"]:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.spec import RunSpec, generator
 
@@ -107,7 +108,9 @@ class Task(ABC):
     evaluation_chunk: ClassVar[int] = 500
     """Examples evaluated in one call; few enough that the activations of all runs stay near the processor's cache."""
     batchable: ClassVar[bool] = True
-    """False when the model cannot be batched over runs, or is slower batched (nn.LSTM on a CPU)."""
+    """False when the model cannot be batched over runs (dropout), or is slower batched (nn.LSTM on a CPU)."""
+    version: ClassVar[int] = 1
+    """Part of every run's hash above 1. Raise it when a change to the task's code changes numbers."""
 
     optional: ClassVar[dict[str, object]] = {}
     """Options that a spec may leave out, with their defaults."""
@@ -122,7 +125,10 @@ class Task(ABC):
 
     @abstractmethod
     def model(self, spec: RunSpec) -> nn.Module:
-        """The network with the library's default initialisation. The trainer scales it by alpha."""
+        """The network with the library's default initialisation. The trainer scales it by alpha.
+
+        Every parameter is trained; what is fixed is a buffer. With dropout (as modules) the task is not `batchable`.
+        """
 
     def reference_model(self, spec: RunSpec) -> nn.Module:
         """The plain form of a model that has an exact fast form: same parameters, same names. The oracle trains it."""
@@ -162,7 +168,8 @@ class Task(ABC):
 
 def run_hash(spec: RunSpec) -> str:
     """The name of a run in the store."""
-    return spec.hash(get_task(spec.task).data_sha256())
+    task = get_task(spec.task)
+    return spec.hash(task.data_sha256() if task.version == 1 else f"{task.data_sha256()} {task.version}")
 
 
 def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
@@ -171,6 +178,16 @@ def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData
     if spec.subset == "shuffled":
         data = data.shuffled(spec.data_seed)
     return data.to(device)
+
+
+def check_options(task: Task, spec: RunSpec) -> None:
+    """Raises SpecError when a spec has an option that the task does not know, or lacks one that it needs."""
+    needed, given = set(dict(task.spec.options)), set(dict(spec.options))
+    for name in given - needed - set(task.optional):
+        known = ", ".join(sorted({*needed, *task.optional})) or "none"
+        raise SpecError(f"unknown option {name!r} of {task.name}; there are: {known}")
+    for name in needed - given:
+        raise SpecError(f"{task.name} needs the option {name!r}: start from get_task({task.name!r}).spec.replace(...)")
 
 
 def check_size(task: Task, spec: RunSpec, data: TaskData) -> None:
@@ -195,7 +212,10 @@ def get_task(name: str) -> Task:
         entry = _registered()[name]
     except KeyError:
         raise OmnigrokError(f"unknown task {name!r}; there are: {', '.join(available_tasks())}") from None
-    task: Task = entry.load()()
+    try:
+        task: Task = entry.load()()
+    except Exception as error:
+        raise OmnigrokError(f"the task {name!r} ({entry.value}) cannot be loaded: {first_line(error)}") from error
     return task
 
 

@@ -19,7 +19,7 @@ from omnigrok.errors import SpecError
 from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator
-from omnigrok.task import Inputs, Task, TaskData, check_size
+from omnigrok.task import Inputs, Task, TaskData, check_options, check_size
 
 ORDER_BLOCK = 128  # steps whose batch order is drawn at once
 
@@ -86,6 +86,7 @@ class Trainer:
         if len({batch_key(spec) for spec in specs}) != 1:
             raise ValueError(f"the runs of a batch must agree in {', '.join(SHARED_FIELDS)}")
         for spec in specs:
+            check_options(task, spec)
             check_size(task, spec, data)
         if specs[0].torch_dtype == torch.float64 != widest_dtype(torch.device(device)):
             raise SpecError(f"{device} has no float64, which {task.name} is trained in; take --device cpu")
@@ -149,10 +150,11 @@ class Trainer:
     def update(self) -> None:
         """One step of every run."""
         inputs, targets, shared = self.batch()
-        if self.spec.perturbation is not None:
-            inputs, targets = self._per_run(inputs, targets, shared)
-            inputs, shared = self.spec.perturbation(self, inputs, targets), False
-        losses = self.losses(inputs, targets, shared=shared)
+        with self.runs.seeded(self.step):
+            if self.spec.perturbation is not None:
+                inputs, targets = self._per_run(inputs, targets, shared)
+                inputs, shared = self.spec.perturbation(self, inputs, targets), False
+            losses = self.losses(inputs, targets, shared=shared)
         if True in self._held:
             self.runs.project_within_graph_(self._held[True])
         self.runs.set_gradients(losses)
