@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -23,14 +24,15 @@ RUN_OPTIONS = (
     ("seed", int),
     ("weight_decay", float),
     ("lr", float),
-    ("gradient_clip", float),
-    ("batch_size", int),
+    ("gradient_clip", console.OrNone(click.FLOAT)),
+    ("batch_size", console.OrNone(click.INT)),
     ("optimizer", str),
     ("dtype", str),
     ("subset", str),
     ("data_seed", int),
     ("evaluation_density", int),
 )
+PICTURES = (".png", ".pdf", ".svg")
 HELP = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(RunSpec)}
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="The store of runs."
@@ -86,14 +88,13 @@ def _run_options(command: Any) -> Any:
 @_run_options
 @click.option("--sphere/--no-sphere", default=None, help=HELP["sphere"])
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="One of the task's own: --option p=97.")
-@click.option("--full-batch", is_flag=True, help="All training examples at every step.")
 @click.option("--keep", type=console.CommaList(click.IntRange(0)), help="Steps whose weights are kept: 0,1000.")
 @console.device_option
 @results_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The curve's PNG, or its folder. Default: beside the run in the store.",
+    help="The curve's PNG, PDF or SVG, or a folder for it. Default: beside the run in the store.",
 )
 @click.option("--force", is_flag=True, help="Train again when it is in the store.")
 def run_one(
@@ -102,7 +103,6 @@ def run_one(
     results: Path,
     out: Path | None,
     force: bool,
-    full_batch: bool,
     keep: tuple[int, ...] | None,
     options: tuple[str, ...],
     **fields: Any,
@@ -118,16 +118,16 @@ def run_one(
     from omnigrok.sweep import run_sweep
 
     chosen = get_task(task)
-    spec = chosen.spec.replace(**{name: value for name, value in fields.items() if value is not None})
-    spec = spec.replace(options=_with_options(chosen, options))
-    spec = spec.replace(keep=keep or ())
-    if full_batch:
-        spec = spec.replace(batch_size=None)
+    given = {name: value for name, value in fields.items() if value is not None}
+    spec = chosen.spec.replace(**{name: None if value == console.NONE else value for name, value in given.items()})
+    spec = spec.replace(options=_with_options(chosen, options), keep=keep or ())
     store = Store(results)
-    png = out or store.path(spec).with_suffix(".png")
-    if png.is_dir():
-        png = png / f"{run_hash(spec)}.png"
-    make_folder(png.parent)
+    picture = out or store.path(spec).with_suffix(".png")
+    if picture.is_dir() or not picture.suffix:
+        picture = picture / f"{run_hash(spec)}.png"
+    if picture.suffix not in PICTURES:
+        raise OmnigrokError(f"--out is a folder or a file ending in {', '.join(PICTURES)}; got {out}")
+    make_folder(picture.parent)
     curves = run_sweep([spec], store, device=device, force=force)
     last = curves[curves["step"] == curves["step"].max()]
     for row in last.itertuples():
@@ -135,8 +135,8 @@ def run_one(
     times = grokking_times(curves, chosen.thresholds).iloc[0]
     click.echo(f"t_mem      {_time(times['t_mem'], times['mem_censored'])}")
     click.echo(f"t_gen      {_time(times['t_gen'], times['gen_censored'])}")
-    _save_curve(png, spec, curves)
-    click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {png}")
+    _save_curve(picture, spec, curves)
+    click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {picture}")
     if keep:
         click.echo(f"weights, a state_dict a step: {store.weights_path(spec)}")
 
@@ -164,7 +164,7 @@ def _time(steps: int, censored: bool) -> str:
     return f"not within {steps:,} steps" if censored else f"{steps:,} steps"
 
 
-def _save_curve(png: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
+def _save_curve(path: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
     from omnigrok.panels import grokking_panel
     from omnigrok.store import atomic
     from omnigrok.style import HEIGHT, WIDTH, use_style
@@ -178,21 +178,20 @@ def _save_curve(png: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
     ax.set_title(
         f"{task.display_name}, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
     )
-    with atomic(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 
 
 @cli.command()
 @results_option
 def status(results: Path) -> None:
     """What the store holds: finished runs, unfinished batches, damaged files."""
-    from omnigrok.store import Store, read_run
+    from omnigrok.store import read_run, run_files
 
     if not results.is_dir():
         raise OmnigrokError(f"there is no store at {results}; a figure or `omnigrok run` makes one")
-    store = Store(results)
     rows, damaged = [], []
-    for path in store.files():
+    for path in run_files(results):
         try:
             table, run, _ = read_run(path)
         except CorruptFileError as error:
@@ -220,8 +219,9 @@ def status(results: Path) -> None:
         click.echo(summary.to_string(index=False))
     click.echo(f"{len(rows)} finished runs in {results}")
     for path in sorted(results.glob("*/checkpoints/*.pt")):
-        age = time.time() - path.stat().st_mtime
-        click.echo(f"unfinished batch: {path} (saved {age / 60:.0f} min ago; the same command goes on from it)")
+        with contextlib.suppress(FileNotFoundError):  # its batch may end while we look
+            age = time.time() - path.stat().st_mtime
+            click.echo(f"unfinished batch: {path} (saved {age / 60:.0f} min ago; the same command goes on from it)")
     for line in damaged:
         click.echo(f"damaged: {line}; it is trained again when it is asked for")
 

@@ -205,12 +205,15 @@ def activations(model: nn.Module, example: Tensor | None = None) -> list[nn.Modu
 
 
 def starts_affine(model: nn.Module) -> bool:
-    """Whether the model is a chain that is affine up to its first activation."""
+    """Whether the model is a chain that is affine up to its first activation, a module that is called there only."""
     if not isinstance(model, nn.Sequential):
         return False
-    kinds = [type(module) for module in model]
-    first = next((i for i, kind in enumerate(kinds) if issubclass(kind, ACTIVATIONS)), None)
-    return first is not None and all(issubclass(kind, AFFINE_MODULES) for kind in kinds[:first])
+    chain = list(model)
+    first = next((i for i, module in enumerate(chain) if isinstance(module, ACTIVATIONS)), None)
+    if first is None or not all(isinstance(module, AFFINE_MODULES) for module in chain[:first]):
+        return False
+    uses = [module for _, module in model.named_modules(remove_duplicate=False) if module is chain[first]]
+    return len(uses) == 1
 
 
 def extremes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any
 
 import click
 import torch
@@ -32,6 +33,19 @@ class Device(click.ParamType):
 device_option = click.option(
     "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )
+
+
+NONE = "none"
+
+
+class OrNone(click.ParamType):
+    """A value, or the word none, which is not the same as leaving the option out."""
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of, self.name = of, f"{of.name}|{NONE}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return NONE if value == NONE else self.of.convert(value, param, ctx)
 
 
 class CommaList(click.ParamType):

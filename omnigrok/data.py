@@ -40,6 +40,16 @@ class File:
     size: int
     sha256: str
 
+    def fault(self, path: Path) -> str | None:
+        """What is wrong with a copy of the file, or None."""
+        if not path.is_file():
+            return "is missing"
+        if path.stat().st_size != self.size:
+            return f"has {path.stat().st_size:,} bytes, published are {self.size:,}"
+        if file_sha256(path) != self.sha256:
+            return "is not the published file (its sha256 differs)"
+        return None
+
 
 class SupportsRead(Protocol):
     """A binary stream that can be unpickled from."""
@@ -116,19 +126,10 @@ class Dataset:
     def verify(self, folder: Path) -> None:
         """Raises CorruptFileError for the first file that differs from the published one."""
         for f in self.files:
-            path = folder / f.name
-            if not path.is_file():
-                raise CorruptFileError(f"{path} is missing")
-            if path.stat().st_size != f.size:
-                raise CorruptFileError(
-                    f"{path} has {path.stat().st_size:,} bytes, published are {f.size:,}; delete it and fetch again: "
-                    f"omnigrok data fetch {self.name}"
-                )
-            if file_sha256(path) != f.sha256:
-                raise CorruptFileError(
-                    f"{path} is not the published file (its sha256 differs); delete it and fetch again: "
-                    f"omnigrok data fetch {self.name}"
-                )
+            fault = f.fault(folder / f.name)
+            if fault:
+                advice = f"delete it and fetch again: omnigrok data fetch {self.name}"
+                raise CorruptFileError(f"{folder / f.name} {fault}; {advice}")
 
     def source(self) -> str:
         """Where the cached files came from."""
@@ -144,7 +145,10 @@ class Dataset:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".fetch-") as temporary:
             into = Path(temporary)
             source.fetch(self.files, into)
-            self.verify(into)
+            for f in self.files:
+                fault = f.fault(into / f.name)
+                if fault:
+                    raise CorruptFileError(f"{f.name} of {source.name} {fault}")
             (into / "source.json").write_text(json.dumps({"source": source.name}))
             for name in [*(f.name for f in self.files), "source.json"]:
                 os.replace(into / name, self.folder / name)

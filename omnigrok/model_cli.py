@@ -73,7 +73,10 @@ def partition(model: str, weights: Path | None, data: Path, half_width: float | 
     if not isinstance(loaded, fx.GraphModule):  # an exported one may be fixed to another number of points
         check_fit(loaded, points.float(), model)
     plane = Plane.through(points[:3], half_width=half_width)
-    found = exact(loaded, plane)
+    try:
+        found = exact(loaded, plane)
+    except RuntimeError as error:
+        raise does_not_take(model, points, error) from error
     anchors = plane.coordinates(points[:3])
     use_style()
     try:
@@ -95,6 +98,8 @@ def load_model(path: str, weights: Path | None) -> nn.Module:
         OmnigrokError: there is none, or the weights do not fit.
     """
     if path.endswith((".pt", ".pt2")):
+        if weights is not None:
+            raise OmnigrokError(f"{path} has its own weights; --weights is for an import path, package.module:name")
         try:
             return torch.export.load(path).module() if path.endswith(".pt2") else torch.jit.load(path, "cpu").eval()
         except Exception as error:
@@ -127,8 +132,12 @@ def check_fit(model: nn.Module, points: Tensor, name: str) -> None:
         with torch.no_grad():
             model(points[:1])
     except Exception as error:
-        shape = " x ".join(map(str, points.shape[1:]))
-        raise OmnigrokError(f"{name} does not take points of shape {shape}: {first_line(error)}") from error
+        raise does_not_take(name, points, error) from error
+
+
+def does_not_take(name: str, points: Tensor, error: Exception) -> OmnigrokError:
+    shape = " x ".join(map(str, points.shape[1:]))
+    return OmnigrokError(f"{name} does not take points of shape {shape}: {first_line(error)}")
 
 
 def load_points(path: Path) -> Tensor:

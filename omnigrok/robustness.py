@@ -68,10 +68,16 @@ class PGD:
         """The inputs of all runs after the attack; both lead with (runs, batch).
 
         Raises:
-            SpecError: the targets are not classes.
+            SpecError: the targets are not classes, or inputs lie outside `low` to `high`, where the clamp alone would
+                change them.
         """
         labels = class_labels(targets)
         clean, rest = inputs[0], inputs[1:]
+        if ((clean < self.low) | (clean > self.high)).any():
+            raise SpecError(
+                f"inputs lie outside {self.low:g} to {self.high:g}, to which an attack clamps them: normalise in the "
+                "model, or give PGD its low and high"
+            )
         worst = clean
         highest = torch.full(clean.shape[:2], float("-inf"), dtype=clean.dtype, device=clean.device)
 
@@ -216,7 +222,7 @@ def class_labels(targets: Tensor) -> Int[Tensor, "runs batch"]:
     """
     if not targets.is_floating_point():
         return targets
-    if targets.ndim < 3:
+    if targets.ndim < 3 or not (((targets == 0) | (targets == 1)).all() and (targets.sum(dim=-1) == 1).all()):
         raise SpecError("only a classification task can be attacked: targets must be classes or one-hot")
     return targets.argmax(dim=-1)
 

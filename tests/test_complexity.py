@@ -104,6 +104,16 @@ def test_an_activation_is_found_however_it_is_called(form):
     assert torch.equal(plain.dead, other.dead)
 
 
+def test_one_activation_in_two_places_is_two():
+    chain = mlp(12, 30, 20, 3).double()
+    first, act, second, _, last = chain
+    points = torch.rand(9, 12, generator=generator(5), dtype=torch.float64)
+    plain, reused = (
+        local_complexity(model, points, 0.6, 7) for model in (chain, torch.nn.Sequential(first, act, second, act, last))
+    )
+    assert torch.equal(plain.crossings, reused.crossings)
+
+
 def test_the_frame_is_orthonormal_and_its_own():
     v = frame((4, 5), 7, 2.0, seed=3)
     assert v.shape == (14, 4, 5)

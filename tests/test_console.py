@@ -57,6 +57,8 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
         (cli, ["run", "modular", "--option", "q=3"], "unknown option 'q'; there are: operation, p"),
         (cli, ["run", "modular", "--option", "p=x"], "option p takes a int, got 'x'"),
         (cli, ["run", "modular", "--option", "operation=minus"], "operation must be one of add"),
+        (cli, ["run", "teacher_student", "--batch-size", "all"], "'all' is not a valid integer"),
+        (cli, ["run", "teacher_student", "--out", "curve.jpeg"], "ending in .png, .pdf, .svg; got curve.jpeg"),
         (cli, ["run"], "Missing argument 'TASK'"),
         (cli, ["frobnicate"], "No such command 'frobnicate'"),
         (cli, ["bench", "--sizes", "1,x"], "'x' is not a valid integer range"),
@@ -116,6 +118,15 @@ def test_one_run_ends_with_a_table_and_a_curve(monkeypatch, capsys, tmp_path):
     assert "unfinished batch: results/teacher_student/checkpoints/x.pt" in out
 
 
+def test_the_curve_goes_into_a_folder_or_another_format_and_none_is_a_value(monkeypatch, capsys, tmp_path):
+    arguments = ["run", "teacher_student", "--steps", 3, "--batch-size", "none", "--gradient-clip", "none", "--out"]
+    assert invoke(monkeypatch, capsys, cli, *arguments, "new")[0] == 0
+    assert [p.suffix for p in (tmp_path / "new").iterdir()] == [".png"]
+    assert invoke(monkeypatch, capsys, cli, *arguments, "curve.pdf")[0] == 0
+    assert (tmp_path / "curve.pdf").read_bytes().startswith(b"%PDF")
+    assert len(list(tmp_path.glob("results/teacher_student/*.parquet"))) == 1  # as published: the full batch
+
+
 def test_tasks_and_data_are_listed(monkeypatch, capsys, tmp_path):
     status, out, _ = invoke(monkeypatch, capsys, cli, "tasks")
     assert status == 0
@@ -145,6 +156,14 @@ def test_fetching_replaces_a_damaged_copy(monkeypatch, capsys, tmp_path, mnist_d
     assert status == 0
     assert "replacing a damaged copy" in err
     assert labels.read_bytes() == (good / labels.name).read_bytes()
+    (tmp_path / "bad").mkdir()
+    for path in good.glob("*ubyte"):
+        (tmp_path / "bad" / path.name).write_bytes(b"rubbish")
+    labels.unlink()
+    status, _, err = invoke(monkeypatch, capsys, cli, "data", "fetch", "mnist", "--from", tmp_path / "bad")
+    assert status == 2
+    assert "of a local folder has 7 bytes, published are" in err
+    assert ".fetch-" not in err
 
 
 def test_dry_run_trains_nothing(monkeypatch, capsys, tmp_path):
@@ -280,6 +299,9 @@ def test_models_in_files(own_model):
             "complexity", "own_net:net", "--directions", "3"
         )
     assert output("partition", "exported.pt2") == output("partition", "own_net:net")
+    np.save("points.npy", np.random.default_rng(0).random((3, 5)))
+    result = CliRunner().invoke(cli, ["partition", "exported.pt2", "--data", "points.npy"])
+    assert "exported.pt2 does not take points of shape 5" in str(result.exception)
 
 
 def test_partition_of_a_users_own_model(own_model):
@@ -301,6 +323,7 @@ def test_partition_of_a_users_own_model(own_model):
         ("partition", ["own_net:wide"], "own_net:wide does not take points of shape 4"),
         ("complexity", ["own_net:net", "--weights", "points.npy"], "do not fit own_net:net"),
         ("partition", ["own_net:make"], "does not know Tanh"),
+        ("complexity", ["none.pt", "--weights", "w.pt"], "none.pt has its own weights"),
         ("complexity", ["none.pt"], "none.pt does not hold a TorchScript module"),
         ("partition", ["none.pt2"], "none.pt2 does not hold an exported program"),
     ],

@@ -126,6 +126,8 @@ def test_a_masked_gradient_is_flagged(trainer):
 def test_only_classes_can_be_attacked():
     with pytest.raises(SpecError, match="classes or one-hot"):
         class_labels(torch.zeros(2, 5))
+    with pytest.raises(SpecError, match="classes or one-hot"):
+        class_labels(torch.full((1, 2, 5), 0.2))
     assert class_labels(torch.tensor([[1, 2]])).tolist() == [[1, 2]]
     with pytest.raises(SpecError, match="eps >= 0"):
         PGD(-0.1)
@@ -133,6 +135,13 @@ def test_only_classes_can_be_attacked():
         PGD(0.1, norm="l1")
     with pytest.raises(SpecError, match="ce, margin or dlr"):
         PGD(0.1, objective="hinge")
+
+
+def test_inputs_that_the_clamp_would_change_are_refused(trainer):
+    (images, *rest), targets = batch(trainer)
+    with pytest.raises(SpecError, match="inputs lie outside 0 to 1"):
+        PGD(0.1).attack(trainer, (images * 2 - 1, *rest), targets, "evaluation")
+    PGD(0.1, steps=1, low=-1.0).attack(trainer, (images * 2 - 1, *rest), targets, "evaluation")
 
 
 def test_the_ratio_of_logits_does_not_depend_on_their_scale(trainer):
