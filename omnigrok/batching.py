@@ -6,6 +6,7 @@ batches and ends with the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -62,7 +63,7 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
     path = store.root / task.name / "batching.json"
     key = " | ".join(
         [device_name(device), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
-        + [str(part) for part in batch_key(spec.replace(steps=1, data_seed=0, keep=()))]
+        + [str(part) for part in batch_key(_same_work(spec))]
     )
     known = _read(path)
     if key not in known:
@@ -74,6 +75,22 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
                 with atomic(path, locked=True) as temporary:
                     temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
     return Batching(**known[key])
+
+
+def _same_work(spec: RunSpec) -> RunSpec:
+    """The spec without what makes no difference to the time of a step: a sweep over them is measured once."""
+    return spec.replace(
+        steps=1,
+        lr=1.0,
+        lr_drop=None,
+        betas=(0.9, 0.999),
+        gradient_clip=None if spec.gradient_clip is None else 1.0,
+        evaluation_density=1,
+        subset="first",
+        data_seed=0,
+        probes=(),
+        keep=(),
+    )
 
 
 def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
@@ -131,19 +148,29 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 def synchronize(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     elif device == "mps":
         torch.mps.synchronize()
 
 
 def memory_bytes(device: str) -> int:
-    """Memory of the device; of the machine for the processor."""
+    """Memory of the device; for the processor, what this process may use of the machine's."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(device).total_memory
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return 8 << 30
+        machine = 8 << 30
+    return min([machine, *_cgroup_limits()])
+
+
+def _cgroup_limits(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes that a container or a cluster's job may use (cgroup v2: its group's limit and those above it)."""
+    with contextlib.suppress(OSError, IndexError):
+        group = root / processes.read_text().split("0::/", 1)[1].splitlines()[0]
+        limits = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(root)]
+        return [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdecimal()]
+    return []
 
 
 def _read(path: Path) -> dict:

@@ -72,11 +72,12 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
     shared = context.Value("d", 0.0)
     threads = max(1, cores() // workers)
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, shared))
     try:
         yield pool, lambda: shared.value
     except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time
-        for worker in multiprocessing.active_children():
+        for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
             worker.join()
         pool.shutdown(wait=False, cancel_futures=True)

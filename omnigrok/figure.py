@@ -25,10 +25,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok import console
-from omnigrok.claims import Claim, Tables, measured_text
+from omnigrok.claims import Claim, Tables, measured_text, read_sidecars
 from omnigrok.data import file_sha256, make_folder
 from omnigrok.errors import DataUnavailableError, OmnigrokError
-from omnigrok.provenance import cores, provenance
+from omnigrok.provenance import default_workers, provenance
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import tidy, use_style
@@ -193,10 +193,10 @@ class Reproduction:
             store=store,
         )
         options = self._with_available(options, tasks)
-        specs = unique(self.sweep(options))  # panels may share runs
-        workers = workers or (cores() if device == "cpu" else 1)
+        specs = self._specs(options)
+        workers = workers or default_workers(device)
         if dry_run:
-            print(describe(specs, store, device, workers))
+            print(describe(specs, store, device, workers, force))
             return None
         runs = run_sweep(specs, store, device=device, workers=workers, force=force)
         tables = self.tables(runs, options)
@@ -232,6 +232,14 @@ class Reproduction:
             print(f"NOT RUN      {task}: {reason}")
         print(f"wrote {out / self.name}.png, .pdf, .csv, .json")
         return out
+
+    def specs(self, preset: str, store: Store) -> list[RunSpec]:
+        """The runs of the figure at a preset, of the tasks whose data are there."""
+        options = Options(preset=preset, seeds=self.seeds[preset], store=store)
+        return self._specs(self._with_available(options, None))
+
+    def _specs(self, options: Options) -> list[RunSpec]:
+        return unique(self.sweep(options))  # panels may share runs
 
     def _command(self, **asked: Any) -> str:
         """The command that draws the figure, also where it is drawn by another script."""
@@ -312,8 +320,7 @@ def write_outputs(out: Path, name: str, figure: Figure, tables: Tables, sidecar:
 def write_gallery(out: Path) -> None:
     """README.md of a folder of figures: each picture, the command that made it, its verdicts."""
     parts = ["# Gallery\n\nWritten by the reproductions; every figure names the command that made it.\n"]
-    for path in sorted(out.glob("*.json")):
-        sidecar = json.loads(path.read_text())
+    for sidecar in read_sidecars(out):
         counts = pd.Series([claim["status"] for claim in sidecar["claims"]], dtype=str).value_counts()
         verdicts = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no claims"
         name = sidecar["figure"]

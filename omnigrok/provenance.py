@@ -41,6 +41,11 @@ def device_name(device: str) -> str:
     return _processor()
 
 
+def default_workers(device: str) -> int:
+    """Processes that share a sweep: one a core on a CPU, one on a GPU."""
+    return cores() if device == "cpu" else 1
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     try:

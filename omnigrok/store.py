@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -125,14 +126,13 @@ class Store:
         hashes = set(map(run_hash, specs))
         for spec in specs:
             self.path(spec).unlink(missing_ok=True)
-            self.weights_path(spec).unlink(missing_ok=True)
+            kept = self.weights_path(spec)
+            for path in kept.parent.glob(f"{kept.stem}*"):  # the weights, and what a figure has computed from them
+                path.unlink(missing_ok=True)
         for task in {spec.task for spec in specs}:
             for path, batch in self.checkpointed_batches(task):
                 if hashes & set(batch):
                     path.unlink(missing_ok=True)
-
-    def files(self) -> list[Path]:
-        return sorted(self.root.glob("*/*.parquet"))
 
     def lock(self, spec: RunSpec) -> filelock.BaseFileLock:
         """A lock that only one process holds for a run; the system frees it when the process ends, however it ends."""
@@ -169,6 +169,11 @@ class Store:
             with contextlib.suppress(Exception):  # a damaged one is reported when it is loaded
                 result.append((path, torch.load(path, map_location="meta", weights_only=True, mmap=True)["runs"]))
         return result
+
+
+def run_files(root: Path) -> list[Path]:
+    """The finished runs of a store that may be another's, to read only."""
+    return sorted(root.glob("*/*.parquet"))
 
 
 def read_run(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
@@ -222,7 +227,7 @@ def atomic(path: Path, *, locked: bool = False) -> Iterator[Path]:
     Raises:
         OmnigrokError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.tmp" if locked else f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp" if locked else f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -23,17 +26,21 @@ import pandas as pd
 import torch
 
 from omnigrok.batching import Batching, batching, timed
+from omnigrok.data import first_line, make_folder
+from omnigrok.errors import OmnigrokError
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.progress import Progress
 from omnigrok.provenance import cores, provenance
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import TaskData, check_size, get_task, load_data, run_hash
+from omnigrok.task import TaskData, check_options, check_size, get_task, load_data, run_hash
 from omnigrok.trainer import Trainer, batch_key
 
 CHECKPOINT_SECONDS = 30.0
 """At most this much work is lost when a process is killed."""
+DATA_BYTES = 2**30
+"""Datasets are kept in memory up to this size; a larger one alone."""
 WORTH_A_POOL = 30.0
 """Seconds of work below which starting processes costs more than it gains."""
 
@@ -78,43 +85,112 @@ def run_sweep(
 
     Raises:
         SpecError, DataUnavailableError: before anything is trained.
+        OmnigrokError: memory ran out, or an executor's workers wrote to another folder.
     """
     specs = unique(specs)
-    keep_freed_memory()
     if force:
         for spec in specs:  # nothing is deleted that could not be trained again
-            check_size(get_task(spec.task), spec, task_data(spec, device))
+            check(spec, device)
         store.delete(specs)
+    for _ in train_in_turn(
+        [specs],
+        store,
+        device=device,
+        runs_per_batch=runs_per_batch,
+        workers=workers,
+        executor=executor,
+        show_progress=show_progress,
+        checkpoint_seconds=checkpoint_seconds,
+    ):
+        pass
+    return store.load(specs)
+
+
+def train_in_turn(
+    sweeps: Sequence[Sequence[RunSpec]],
+    store: Store,
+    *,
+    device: str = "cpu",
+    runs_per_batch: int | None = None,
+    workers: int = 1,
+    executor: Executor | None = None,
+    show_progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Iterator[int]:
+    """Train what is not in the store yet of several sweeps; gives the number of each, in order, as it is finished.
+
+    Their batches are those that each sweep would have alone after the ones before it, but workers do not wait for the
+    last batch of a sweep. Arguments and errors as of `run_sweep`.
+    """
+    keep_freed_memory()
+    planned: set[str] = set()
+    batches: list[Batch] = []
+    turns: list[int] = []  # the sweep of each batch
     with _threads(cores() // workers if workers > 1 else 0):
-        batches = plan(specs, store, device, runs_per_batch, workers)
+        for turn, specs in enumerate(sweeps):
+            new = plan(specs, store, device, runs_per_batch, workers, after=planned)
+            new.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
+            planned |= {run_hash(spec) for batch in new for spec in batch.specs}
+            batches += new
+            turns += [turn] * len(new)
     total = sum(batch.cost for batch in batches)
     small = runs_per_batch is None and total < WORTH_A_POOL
     label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(total, label, show=show_progress and bool(batches)))
         worker = _Worker(store, device, checkpoint_seconds, progress)
-        done: Callable[[], float] | None = None
+        pool_done: Callable[[], float] | None = None
         if executor is None and workers > 1 and len(batches) > 1 and not small:
-            executor, done = stack.enter_context(process_pool(min(workers, len(batches))))
+            executor, pool_done = stack.enter_context(process_pool(min(workers, len(batches))))
+        ended: Iterable[tuple[int, list[RunSpec]]]
         if executor is None:
-            deferred = [worker.train(batch.specs, batch.step_cost) for batch in batches]
+            ended = ((i, worker.train(batch.specs, batch.step_cost)) for i, batch in enumerate(batches))
         else:
-            batches.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
-            calls = [(str(store.root), b.specs, device, checkpoint_seconds, b.step_cost) for b in batches]
-            deferred = []
-            for i, left in completed(executor, train_batch, calls, lambda: progress.set(done()) if done else None):
-                deferred.append(left)
-                if done is None:
+            root = str(store.root.resolve())  # a cluster's worker has a working folder of its own
+            calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost) for b in batches]
+            ended = completed(executor, train_batch, calls, lambda: progress.set(pool_done()) if pool_done else None)
+        running, deferred = Counter(turns), defaultdict(list)
+        turn = 0
+
+        def over() -> Iterator[int]:
+            nonlocal turn
+            while turn < len(sweeps) and not running[turn]:
+                worker.wait_for(deferred[turn])
+                lost = sum(not store.path(spec).is_file() for spec in sweeps[turn])
+                if lost:
+                    place = f"{lost} runs were trained but are not in {store.root}"
+                    raise OmnigrokError(f"{place}: do all workers see that folder?")
+                turn += 1
+                yield turn - 1
+
+        yield from over()
+        try:
+            for i, left in ended:
+                if executor is not None and pool_done is None:
                     progress.advance(batches[i].cost)
-        worker.wait_for(deferred)
-    return store.load(specs)
+                deferred[turns[i]].append(left)
+                running[turns[i]] -= 1
+                yield from over()
+        except BrokenExecutor as error:
+            raise OmnigrokError(
+                "a worker was ended from outside, most often for lack of memory: take fewer --workers; finished runs "
+                "and checkpoints are kept"
+            ) from error
+
+
+_one_at_a_time = threading.Lock()
 
 
 def train_batch(
     root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float, step_cost: float
 ) -> list[RunSpec]:
-    """Train one batch into the store at `root`; what an executor's worker does. Returns what others are training."""
-    return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost)
+    """Train one batch into the store at `root`; what an executor's worker does. Returns what others are training.
+
+    One batch at a time in a process, however many threads an executor has: a model's init draws from torch's generator,
+    which all threads share.
+    """
+    with _one_at_a_time:
+        return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost)
 
 
 @contextlib.contextmanager
@@ -128,19 +204,33 @@ def _threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def plan(
-    specs: Sequence[RunSpec], store: Store, device: str, runs_per_batch: int | None = None, workers: int = 1
-) -> list[Batch]:
-    """The batches that are still to be trained, unfinished ones with a checkpoint first.
+def check(spec: RunSpec, device: str) -> None:
+    """Raises SpecError where a run cannot be trained: options its task does not know, more examples than there are."""
+    task = get_task(spec.task)
+    check_options(task, spec)
+    check_size(task, spec, task_data(spec, device))
 
-    Runs that can share a batch are divided among the workers, in batches of at most the measured size.
+
+def plan(
+    specs: Sequence[RunSpec],
+    store: Store,
+    device: str,
+    runs_per_batch: int | None = None,
+    workers: int = 1,
+    force: bool = False,
+    after: Collection[str] = (),
+) -> list[Batch]:
+    """The batches that are still to be trained, unfinished ones with a checkpoint first; with `force` all, anew.
+
+    Runs that can share a batch are divided among the workers, in batches of at most the measured size. Those whose
+    hashes are in `after` are left out: batches that are trained before have them.
     """
     specs = unique(specs)
     by_hash = {run_hash(spec): spec for spec in specs}
-    missing = {h for h, spec in by_hash.items() if not store.finished(spec)}
+    missing = {h for h, spec in by_hash.items() if h not in after and (force or not store.finished(spec))}
     for h, spec in by_hash.items():
         if h in missing:  # a finished run needs no data
-            check_size(get_task(spec.task), spec, task_data(spec, device))
+            check(spec, device)
 
     def measured(spec: RunSpec) -> Batching | None:
         if runs_per_batch is not None:
@@ -149,11 +239,11 @@ def plan(
 
     batches: list[Batch] = []
     for task in sorted({spec.task for spec in specs}):
-        for path, hashes in store.checkpointed_batches(task):
+        for path, hashes in [] if force else store.checkpointed_batches(task):
             if set(hashes) <= missing or (set(hashes) <= set(by_hash) and set(hashes) & missing):
                 batches.append(Batch(tuple(by_hash[h] for h in hashes), measured(by_hash[hashes[0]])))
                 missing -= set(hashes)
-            elif set(hashes) <= set(by_hash):
+            elif set(hashes) <= set(by_hash) - set(after):
                 path.unlink(missing_ok=True)  # all its runs are finished
     groups: dict[tuple, list[RunSpec]] = defaultdict(list)
     for spec in specs:
@@ -172,10 +262,10 @@ def plan(
     return batches
 
 
-def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int = 1) -> str:
+def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int = 1, force: bool = False) -> str:
     """What `--dry-run` prints: runs, steps, estimated time on all workers and memory of one batch."""
     with _threads(cores() // workers if workers > 1 else 0):
-        batches = plan(specs, store, device, workers=workers)
+        batches = plan(specs, store, device, workers=workers, force=force)
     rows: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for batch in batches:
         spec, found = batch.specs[0], batch.batching
@@ -205,18 +295,23 @@ def _probe_seconds(spec: RunSpec, device: str) -> float:
     return sum(timed(partial(probe, trainer), device) for probe in spec.probes)
 
 
-@lru_cache(maxsize=16)
-def _load(spec: RunSpec, device: str) -> TaskData:
-    return load_data(get_task(spec.task), spec, device)
+_loaded: dict[tuple[RunSpec, str], TaskData] = {}  # the latest used last
 
 
 def task_data(spec: RunSpec, device: str) -> TaskData:
-    """The data of a spec, loaded once a process."""
+    """The data of a spec, loaded once a process as long as they fit into DATA_BYTES with those used after them."""
     task = get_task(spec.task)
     kept = {name: getattr(spec, name) for name in ("dtype", "subset", "data_seed", "options")}
     if task.data_depends_on_n_train:
         kept["n_train"] = spec.n_train
-    return _load(task.spec.replace(**kept), device)
+    key = task.spec.replace(**kept), device
+    data = _loaded.pop(key, None)
+    if data is None:
+        data = load_data(task, key[0], device)
+        while _loaded and data_bytes(data) + sum(map(data_bytes, _loaded.values())) > DATA_BYTES:
+            del _loaded[next(iter(_loaded))]
+    _loaded[key] = data
+    return data
 
 
 def data_bytes(data: TaskData) -> int:
@@ -240,6 +335,7 @@ class _Worker:
 
     def train(self, specs: Sequence[RunSpec], step_cost: float = 0.0) -> list[RunSpec]:
         """Train a batch and store its runs. Returns those that another process is training."""
+        begun = self.store.checkpoint_path(specs).is_file()
         with contextlib.ExitStack() as locks:
             taken, deferred = [], []
             for spec in specs:
@@ -247,7 +343,10 @@ class _Worker:
                     locks.enter_context(self.store.lock(spec).acquire(blocking=False))
                     taken.append(spec)
                 except filelock.Timeout:
+                    if begun:  # of processes that are restarted together one goes on with all of it, from there
+                        return list(specs)
                     deferred.append(spec)
+            make_folder(self.store.path(specs[0]).parent)  # writing there makes NFS forget which files were not there
             missing = [spec for spec in taken if not self.store.finished(spec)]
             # A batch that was killed while its results were written is completed as it was.
             whole = not deferred and self.store.checkpoint_path(specs).is_file()
@@ -274,15 +373,26 @@ class _Worker:
         path = self.store.checkpoint_path(specs)
         saved = self.store.load_checkpoint(path, self.device)
         if saved is not None:
-            trainer.load_state_dict(saved["state"])
+            try:
+                trainer.load_state_dict(saved["state"])
+            except (ValueError, KeyError, RuntimeError) as error:
+                reason = f"checkpoint {path} is of another model ({first_line(error)})"
+                warnings.warn(f"{reason}; starting again", stacklevel=2)
+                saved, trainer = None, Trainer(task, specs, data, self.device)
         spent = saved["seconds"] if saved is not None else 0.0
         self.progress.advance(len(specs) * trainer.step * step_cost)
         start = time.time()
-        trainer.train(
-            checkpoint=lambda: self.store.save_checkpoint(specs, trainer.state_dict(), spent + time.time() - start),
-            checkpoint_seconds=self.checkpoint_seconds,
-            progress=self._report(trainer, step_cost),
-        )
+        try:
+            trainer.train(
+                checkpoint=lambda: self.store.save_checkpoint(specs, trainer.state_dict(), spent + time.time() - start),
+                checkpoint_seconds=self.checkpoint_seconds,
+                progress=self._report(trainer, step_cost),
+            )
+        except torch.OutOfMemoryError as error:
+            raise OmnigrokError(
+                f"{self.device} ran out of memory with {len(specs)} runs of {task.name} at once: take fewer --workers "
+                "or free what else is on it; finished runs and checkpoints are kept"
+            ) from error
         run: dict[str, Any] = {
             "data": {"source": data.source, "sha256": task.data_sha256(), "n": spec.n_train},
             "provenance": {**code, "dtype": spec.dtype},

@@ -21,6 +21,9 @@ from omnigrok import console
 from omnigrok.claims import KNOWN_HEADING, known_deviations, summary
 from omnigrok.errors import DataUnavailableError
 from omnigrok.figure import PRESETS, Reproduction
+from omnigrok.provenance import default_workers, provenance
+from omnigrok.store import Store
+from omnigrok.sweep import train_in_turn
 
 DIFFERENCES = Path(__file__).with_name("differences.md")
 
@@ -43,22 +46,28 @@ def figures() -> list[Reproduction]:
 def main(
     preset: str, device: str, out: Path | None, results: Path, workers: int | None, dry_run: bool, check: bool
 ) -> int:
-    chosen, start = figures(), time.time()
-    sidecars = []
-    for i, figure in enumerate(chosen, 1):
-        minutes = (time.time() - start) / 60
-        print(f"[{i}/{len(chosen)}] {figure.name} ({minutes:.0f} min so far)", file=sys.stderr, flush=True)
+    start, store = time.time(), Store(results)
+    chosen, sweeps = [], []
+    for figure in figures():
         try:
-            folder = figure.run(
-                preset=preset, device=device, out=out, results=results, workers=workers, dry_run=dry_run
-            )
+            sweeps.append(figure.specs(preset, store))
+            chosen.append(figure)
         except DataUnavailableError as error:
             print(f"NOT RUN      {figure.name}: {error}")
-            continue
-        if folder is not None:
-            sidecars.append(json.loads((folder / f"{figure.name}.json").read_text()))
     if dry_run:
+        for figure in chosen:
+            print(figure.name)
+            figure.run(preset=preset, device=device, results=results, workers=workers, dry_run=True)
         return 0
+    sidecars = []
+    provenance(device)  # of the code as it is now, should it be edited while the runs are trained
+    processes = workers or default_workers(device)
+    for i in train_in_turn(sweeps, store, device=device, workers=processes):
+        figure, minutes = chosen[i], (time.time() - start) / 60
+        print(f"[{i + 1}/{len(chosen)}] {figure.name} (after {minutes:.0f} min)", file=sys.stderr, flush=True)
+        folder = figure.run(preset=preset, device=device, out=out, results=results, workers=workers)
+        assert folder is not None
+        sidecars.append(json.loads((folder / f"{figure.name}.json").read_text()))
     print(summary(sidecars))
     known = known_deviations(DIFFERENCES.read_text())
     deviating = {f"{s['figure']}/{c['id']}" for s in sidecars for c in s["claims"] if c["status"] == "DEVIATES"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from omnigrok.errors import SpecError
+from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
 from tasks.qm9_data import ATOM_FEATURES, BOND_TYPES, DATASET, TARGETS, featurise
@@ -143,7 +144,7 @@ def cached_features(smiles: list[str], dtype: torch.dtype) -> tuple[Tensor, Tens
     if not path.is_file():
         from omnigrok.store import atomic
 
-        with atomic(path) as temporary:
+        with contextlib.suppress(OmnigrokError), atomic(path) as temporary:  # a shared cache may be read-only
             torch.save(tensors, temporary)
     aggregated, bonds, real = (x.to(dtype) for x in tensors)
     return aggregated, bonds, real

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_task
-from omnigrok.sweep import _load, task_data
+from omnigrok.sweep import _loaded, task_data
 from omnigrok.task import TaskData
 
 
@@ -39,7 +39,7 @@ def without_data(tmp_path, monkeypatch):
     sources = {key: dataset.sources for key, dataset in datasets.items()}
     for dataset in datasets.values():
         object.__setattr__(dataset, "sources", ())
-    _load.cache_clear()
+    _loaded.clear()
     yield
     for key, dataset in datasets.items():
         object.__setattr__(dataset, "sources", sources[key])

@@ -15,7 +15,7 @@ from omnigrok.partition_probe import PartitionProbe
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
 from omnigrok.style import tidy
-from omnigrok.task import run_hash
+from omnigrok.task import get_task, run_hash
 from reproductions import all as everything
 from reproductions import fig_train_size
 from reproductions.paper import Cited, cited
@@ -156,6 +156,9 @@ def test_all_runs_every_figure_and_checks_for_new_deviations(tmp_path, monkeypat
         def __init__(self, name, status):
             self.name, self.status = name, status
 
+        def specs(self, preset, store):
+            return [get_task("teacher_student").spec.replace(steps=3, seed=ord(self.name[-1]))]
+
         def run(self, out, **_):
             ran.append(self.name)
             claims = [{"id": "c", "status": self.status}]
@@ -164,9 +167,10 @@ def test_all_runs_every_figure_and_checks_for_new_deviations(tmp_path, monkeypat
 
     def start(*arguments):
         return CliRunner().invoke(
-            everything.main, ["--preset", "quick", "--device", "cpu", "--out", str(tmp_path), *arguments],
+            everything.main,
+            ["--preset", "quick", "--device", "cpu", "--out", str(tmp_path), "--results", str(tmp_path), *arguments],
             standalone_mode=False,
-        )  # fmt: skip
+        )
 
     monkeypatch.setattr(everything, "figures", lambda: [Stub("fig_a", "PASS"), Stub("fig_b", "DEVIATES")])
     result = start()

@@ -32,6 +32,17 @@ def test_a_run_is_read_as_it_was_written(store, spec):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_to_forget_a_run_is_to_forget_what_was_computed_from_its_weights(store, spec):
+    write(store, spec)
+    store.write_weights(spec, {0: {}})
+    for s in (spec, spec.replace(seed=1)):
+        kept = store.weights_path(s)
+        kept.with_name(f"{kept.stem}-0.partition.npz").touch()
+    store.delete([spec])
+    assert [p.name for p in store.weights_path(spec).parent.iterdir()] == [f"{kept.stem}-0.partition.npz"]
+    assert store.read(spec) is None
+
+
 def test_two_writes_are_the_same_bytes(store, spec):
     first = write(store, spec).read_bytes()
     assert write(store, spec).read_bytes() == first

@@ -1,5 +1,6 @@
 """Sweeps: nothing is trained twice, a killed sweep ends with the same bits, processes share a store."""
 
+import multiprocessing
 import os
 import platform
 import random
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +19,13 @@ import torch
 
 from omnigrok import Store, get_task, run_sweep
 from omnigrok import sweep as sweep_module
-from omnigrok.batching import Batching, measure
+from omnigrok.batching import Batching, _cgroup_limits, measure
 from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok.executors import WorkerProgress, process_pool
 from omnigrok.runs import scaled_model
-from omnigrok.store import HOST_KEY, RUN_KEY
-from omnigrok.sweep import describe, plan, task_data
+from omnigrok.store import HOST_KEY, RUN_KEY, run_files
+from omnigrok.sweep import describe, plan, task_data, train_in_turn
+from omnigrok.task import run_hash
 from omnigrok.trainer import Trainer
 
 SCRIPT = """
@@ -107,6 +112,131 @@ def test_what_other_processes_leave_undone_is_taken_over_batch_by_batch(store, s
     released.join()
     assert curves.groupby("run")["step"].max().tolist().count(7) == 2
     assert not list(store.root.glob("*/checkpoints/*"))
+
+
+def test_a_begun_batch_is_gone_on_with_as_a_whole_or_left_to_another_process(store, spec):
+    specs = [spec.replace(seed=s) for s in range(3)]
+    trainer = Trainer(get_task(spec.task), specs, task_data(spec, "cpu"))
+    trainer.measure()
+    trainer.update()
+    store.save_checkpoint(specs, trainer.state_dict(), 0.0)
+    worker = sweep_module._Worker(store, "cpu", 30.0, WorkerProgress())
+    lock = store.lock(specs[2])
+    lock.acquire()
+    thread = threading.Thread(target=lambda: result.append(worker.train(specs)))
+    result: list = []
+    thread.start()
+    thread.join()
+    assert result == [specs]
+    assert not run_files(store.root)
+    lock.release()
+    assert worker.train(specs) == []
+    assert not store.checkpoint_path(specs).exists()
+    assert len(run_files(store.root)) == 3
+
+
+class Answering(Executor):
+    """An executor of another's, whose workers do something else."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def submit(self, work, *arguments, **_):
+        future = Future()
+        try:
+            future.set_result(self.answer(work, *arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_an_executor_of_threads_gives_the_same_numbers(tmp_path, spec):
+    specs = [spec.replace(seed=s) for s in range(6)]
+    here = run_sweep(specs, Store(tmp_path / "a"), runs_per_batch=1, show_progress=False)
+    with ThreadPoolExecutor(6) as executor:
+        there = run_sweep(specs, Store(tmp_path / "b"), runs_per_batch=1, executor=executor, show_progress=False)
+    assert here.equals(there)
+
+
+def test_an_executor_elsewhere_is_told_the_whole_path_and_missed_when_it_writes_to_another(tmp_path, spec, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    roots = []
+    with pytest.raises(OmnigrokError, match="1 runs were trained but are not in results: do all workers see"):
+        run_sweep(
+            [spec],
+            Store("results"),
+            runs_per_batch=1,
+            executor=Answering(lambda work, root, *_: roots.append(root) or []),
+            show_progress=False,
+        )
+    assert roots == [str(tmp_path / "results")]
+
+
+def test_a_worker_that_is_ended_for_memory_is_one_line(store, spec):
+    def ended(*_):
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    with pytest.raises(OmnigrokError, match="take fewer --workers; finished runs"):
+        run_sweep([spec], store, runs_per_batch=1, executor=Answering(ended), show_progress=False)
+
+
+def test_a_device_without_memory_is_one_line(store, spec, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "train", full)
+    with pytest.raises(OmnigrokError, match="cpu ran out of memory with 1 runs of teacher_student at once"):
+        run_sweep([spec], store, runs_per_batch=1, show_progress=False)
+
+
+def test_a_pool_that_fails_ends_its_own_processes_only():
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        with pytest.raises(ZeroDivisionError), process_pool(2) as (pool, _):
+            pool.submit(divmod, 1, 0).result()
+        assert multiprocessing.active_children() == [other]
+    finally:
+        other.terminate()
+        other.join()
+
+
+def test_datasets_are_kept_up_to_a_size(spec, monkeypatch):
+    monkeypatch.setattr(sweep_module, "_loaded", {})
+    first, second, third = (spec.replace(data_seed=seed) for seed in range(3))
+    size = sweep_module.data_bytes(task_data(first, "cpu"))
+    monkeypatch.setattr(sweep_module, "DATA_BYTES", 2 * size)
+    kept = task_data(second, "cpu")
+    assert task_data(first, "cpu") is not task_data(third, "cpu")  # the second was used longest ago
+    assert task_data(second, "cpu") is not kept
+    assert len(sweep_module._loaded) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sweeps_in_turn_are_the_sweeps_one_after_the_other(tmp_path, spec, workers):
+    """Same batches, so the same bits; the second sweep shares runs with the first, the third has no others."""
+    runs = [spec.replace(seed=s, steps=steps) for steps in (10, 20) for s in range(5)]
+    sweeps = [runs[:4], runs[2:], runs[:3]]
+    alone, together = Store(tmp_path / "alone"), Store(tmp_path / "together")
+    for sweep in sweeps:
+        run_sweep(sweep, alone, runs_per_batch=3, workers=workers, show_progress=False)
+    finished = []
+    for i in train_in_turn(sweeps, together, runs_per_batch=3, workers=workers, show_progress=False):
+        assert all(together.finished(each) for each in sweeps[i])
+        finished.append(i)
+    assert finished == [0, 1, 2]
+    assert contents(together.root) == contents(alone.root)
+
+
+def test_a_checkpoint_of_an_earlier_sweep_is_not_a_later_ones_to_delete(store, spec):
+    specs = [spec.replace(seed=s) for s in range(2)]
+    trainer = Trainer(get_task(spec.task), specs, task_data(spec, "cpu"))
+    trainer.measure()
+    store.save_checkpoint(specs, trainer.state_dict(), 0.0)
+    [batch] = plan(specs, store, "cpu", runs_per_batch=1)
+    assert list(batch.specs) == specs
+    assert plan(specs, store, "cpu", runs_per_batch=1, after=set(map(run_hash, specs))) == []
+    assert store.checkpoint_path(specs).exists()
 
 
 def test_force_deletes_nothing_that_it_cannot_train_again(store, spec):
@@ -235,7 +365,7 @@ def test_a_damaged_result_is_computed_again(store, spec):
 def test_a_spec_that_cannot_be_trained_ends_the_sweep_before_it_starts(store, spec):
     with pytest.raises(SpecError, match="20000 is more than the 10000"):
         run_sweep([spec, spec.replace(n_train=20_000)], store, runs_per_batch=1, show_progress=False)
-    assert not store.files()
+    assert not run_files(store.root)
 
 
 def test_a_pool_of_processes_gives_the_same_numbers(tmp_path, spec):
@@ -268,12 +398,25 @@ def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
 
     monkeypatch.setattr("omnigrok.batching.measure", fake)
     specs = [spec.replace(seed=s) for s in range(7)]
+    describe([spec.replace(lr=1e-2), spec.replace(betas=(0.5, 0.9))], store, "cpu")  # their steps take as long
     text = describe(specs, store, "cpu")
     assert [len(b.specs) for b in plan(specs, store, "cpu")] == [3, 2, 2]
     assert len(calls) == 1
     evaluations = 13
     assert f"about {7 * (30 + evaluations * 0.5) / 60:.1f} min left" in text
     assert "0 of 7 runs are finished" in text
+    run_sweep(specs[:2], store, runs_per_batch=2, show_progress=False)
+    assert "2 of 7 runs are finished" in describe(specs, store, "cpu")
+    assert "0 of 7 runs are finished" in describe(specs, store, "cpu", force=True)
+
+
+def test_a_cgroups_limit_is_the_memory_there_is(tmp_path):
+    (tmp_path / "root" / "job" / "step").mkdir(parents=True)
+    (tmp_path / "root" / "job" / "memory.max").write_text("1000\n")
+    (tmp_path / "root" / "job" / "step" / "memory.max").write_text("max\n")
+    (tmp_path / "cgroup").write_text("0::/job/step\n")
+    assert _cgroup_limits(tmp_path / "cgroup", tmp_path / "root") == [1000]
+    assert _cgroup_limits(tmp_path / "none", tmp_path / "root") == []
 
 
 def test_measuring_tries_growing_sizes_and_takes_the_fastest(spec, monkeypatch):
