@@ -1,8 +1,8 @@
-"""All figures, one after the other, with a table of verdicts at the end.
+"""All figures in one sweep: each is drawn as soon as its runs are there, with a table of verdicts at the end.
 
-Finished runs are kept, and figures share them: stop it whenever you like, the same command goes on where it was. A
-verdict does not make it fail; `--check` does, with status 1, when a claim DEVIATES that is not listed as known in
-reproductions/differences.md.
+How many runs go together is measured first, which takes minutes. Finished runs are kept, and figures share them: stop
+it whenever you like, the same command goes on where it was. A verdict does not make it fail; `--check` does, with
+status 1, when a claim DEVIATES that is not listed as known in reproductions/differences.md.
 """
 
 from __future__ import annotations
