@@ -58,11 +58,15 @@ class Batching:
         return runs * (steps * self.step_seconds + evaluations * self.evaluation_seconds)
 
 
-def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Store) -> Batching:
-    """The stored measurement for this task, shape, machine and device; made now when there is none."""
+def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Store, runs: int) -> Batching:
+    """The stored measurement for this task, shape, machine and device; made now when there is none.
+
+    Sizes are tried up to the first that holds `runs`, the most that could go together.
+    """
     path = store.root / task.name / "batching.json"
+    largest = next((size for size in SIZES if size >= runs), SIZES[-1])
     key = " | ".join(
-        [device_name(device), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
+        [device_name(device), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}", f"up to {largest}"]
         + [str(part) for part in batch_key(_same_work(spec))]
     )
     known = _read(path)
@@ -71,7 +75,7 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
         with filelock.FileLock(path.with_suffix(".lock")):  # who measures at the same time is timed too slow
             known = _read(path)
             if key not in known:
-                known[key] = asdict(measure(task, spec, data, device))
+                known[key] = asdict(measure(task, spec, data, device, largest))
                 with atomic(path, locked=True) as temporary:
                     temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
     return Batching(**known[key])
@@ -93,8 +97,8 @@ def _same_work(spec: RunSpec) -> RunSpec:
     )
 
 
-def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
-    """Time a step at growing batch sizes until it gets slower or the memory share is reached.
+def measure(task: Task, spec: RunSpec, data: TaskData, device: str, largest: int = SIZES[-1]) -> Batching:
+    """Time a step at growing batch sizes up to the largest, or until it gets slower or the memory share is reached.
 
     Probes are left out: one alone may cost more than the whole measurement.
     """
@@ -102,7 +106,8 @@ def measure(task: Task, spec: RunSpec, data: TaskData, device: str) -> Batching:
     tried: dict[int, float] = {}
     evaluation = 0.0
     run_bytes = slower = 0
-    largest = LARGEST_ON_CPU if device == "cpu" else SIZES[-1]
+    if device == "cpu":
+        largest = min(largest, LARGEST_ON_CPU)
     for size in SIZES if task.batchable else (1,):
         if size > largest or size * run_bytes > MEMORY_SHARE * memory_bytes(device):
             break

@@ -149,8 +149,8 @@ def train_in_turn(
             root = str(store.root.resolve())  # a cluster's worker has a working folder of its own
             calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost) for b in batches]
             ended = completed(executor, train_batch, calls, lambda: progress.set(pool_done()) if pool_done else None)
-        running, deferred = Counter(turns), defaultdict(list)
-        turn = 0
+        running, turn = Counter(turns), 0
+        deferred: dict[int, list[list[RunSpec]]] = defaultdict(list)
 
         def over() -> Iterator[int]:
             nonlocal turn
@@ -232,16 +232,16 @@ def plan(
         if h in missing:  # a finished run needs no data
             check(spec, device)
 
-    def measured(spec: RunSpec) -> Batching | None:
+    def measured(spec: RunSpec, runs: int) -> Batching | None:
         if runs_per_batch is not None:
             return None
-        return batching(get_task(spec.task), spec, task_data(spec, device), device, store)
+        return batching(get_task(spec.task), spec, task_data(spec, device), device, store, runs)
 
     batches: list[Batch] = []
     for task in sorted({spec.task for spec in specs}):
         for path, hashes in [] if force else store.checkpointed_batches(task):
             if set(hashes) <= missing or (set(hashes) <= set(by_hash) and set(hashes) & missing):
-                batches.append(Batch(tuple(by_hash[h] for h in hashes), measured(by_hash[hashes[0]])))
+                batches.append(Batch(tuple(by_hash[h] for h in hashes), measured(by_hash[hashes[0]], len(hashes))))
                 missing -= set(hashes)
             elif set(hashes) <= set(by_hash) - set(after):
                 path.unlink(missing_ok=True)  # all its runs are finished
@@ -252,7 +252,7 @@ def plan(
     for group in groups.values():
         if not any(run_hash(spec) in missing for spec in group):
             continue
-        found = measured(group[0])
+        found = measured(group[0], math.ceil(len(group) / workers))
         size = found.runs if found else runs_per_batch or 1
         parts = max(math.ceil(len(group) / size), min(workers, len(group)))
         for part in np.array_split(np.arange(len(group)), parts):

@@ -398,7 +398,7 @@ def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
 
     monkeypatch.setattr("omnigrok.batching.measure", fake)
     specs = [spec.replace(seed=s) for s in range(7)]
-    describe([spec.replace(lr=1e-2), spec.replace(betas=(0.5, 0.9))], store, "cpu")  # their steps take as long
+    describe([each.replace(lr=1e-2, betas=(0.5, 0.9)) for each in specs], store, "cpu")  # whose steps take as long
     text = describe(specs, store, "cpu")
     assert [len(b.specs) for b in plan(specs, store, "cpu")] == [3, 2, 2]
     assert len(calls) == 1
@@ -426,6 +426,8 @@ def test_measuring_tries_growing_sizes_and_takes_the_fastest(spec, monkeypatch):
     assert found.runs == 8
     assert found.step_seconds == 1.5
     assert list(found.tried) == ["1", "2", "4", "8", "16", "32"]
+    times = iter([8.0, 8.0])
+    assert list(measure(get_task("teacher_student"), spec, task_data(spec, "cpu"), "cpu", 2).tried) == ["1", "2"]
     parameters = 11_205
     assert found.run_bytes == 4 * 4 * parameters
 
