@@ -34,8 +34,7 @@ from omnigrok.executors import keep_freed_memory
 from omnigrok.oracle import Examples
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
-from omnigrok.sweep import task_data
-from omnigrok.task import Task, TaskData
+from omnigrok.task import Task, TaskData, task_data
 from omnigrok.trainer import BatchOrder, Trainer
 
 SIZES = (1, 4, 8, 16, 32, 64)

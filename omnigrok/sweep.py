@@ -34,13 +34,11 @@ from omnigrok.provenance import cores, provenance
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import TaskData, check_options, check_size, get_task, load_data, run_hash
+from omnigrok.task import check_options, check_size, get_task, run_hash, task_data
 from omnigrok.trainer import Trainer, batch_key
 
 CHECKPOINT_SECONDS = 30.0
 """At most this much work is lost when a process is killed."""
-DATA_BYTES = 2**30
-"""Datasets are kept in memory up to this size; a larger one alone."""
 WORTH_A_POOL = 30.0
 """Seconds of work below which starting processes costs more than it gains."""
 
@@ -275,7 +273,7 @@ def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int =
         row[0] += len(batch.specs)
         row[1] += found.seconds(spec.steps, evaluations, len(batch.specs))
         row[1] += evaluations * len(batch.specs) * _probe_seconds(spec.replace(seed=0, alpha=1.0), device)
-        row[2] = max(row[2], len(batch.specs) * found.run_bytes + data_bytes(task_data(spec, device)))
+        row[2] = max(row[2], len(batch.specs) * found.run_bytes + task_data(spec, device).nbytes)
     lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
     for (task, steps, size), (runs, seconds, memory) in rows.items():
         minutes = f"{seconds / workers / 60:>9.1f}"
@@ -293,30 +291,6 @@ def _probe_seconds(spec: RunSpec, device: str) -> float:
         return 0.0
     trainer = Trainer(get_task(spec.task), [spec], task_data(spec, device), device)
     return sum(timed(partial(probe, trainer), device) for probe in spec.probes)
-
-
-_loaded: dict[tuple[RunSpec, str], TaskData] = {}  # the latest used last
-
-
-def task_data(spec: RunSpec, device: str) -> TaskData:
-    """The data of a spec, loaded once a process as long as they fit into DATA_BYTES with those used after them."""
-    task = get_task(spec.task)
-    kept = {name: getattr(spec, name) for name in ("dtype", "subset", "data_seed", "options")}
-    if task.data_depends_on_n_train:
-        kept["n_train"] = spec.n_train
-    key = task.spec.replace(**kept), device
-    data = _loaded.pop(key, None)
-    if data is None:
-        data = load_data(task, key[0], device)
-        while _loaded and data_bytes(data) + sum(map(data_bytes, _loaded.values())) > DATA_BYTES:
-            del _loaded[next(iter(_loaded))]
-    _loaded[key] = data
-    return data
-
-
-def data_bytes(data: TaskData) -> int:
-    tensors = (*data.train_inputs, data.train_targets, *data.test_inputs, data.test_targets)
-    return sum(x.nbytes for x in tensors)
 
 
 def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:

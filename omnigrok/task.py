@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Inputs = tuple[Tensor, ...]
 ENTRY_POINT_GROUP = "omnigrok.tasks"
+DATA_BYTES = 2**30
+"""Datasets are kept in memory up to this size; a larger one alone."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class TaskData:
     @property
     def pool_size(self) -> int:
         return len(self.train_targets)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (*self.train_inputs, self.train_targets, *self.test_inputs, self.test_targets))
 
     def to(self, device: torch.device | str) -> TaskData:
         return TaskData(
@@ -178,6 +184,25 @@ def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData
     if spec.subset == "shuffled":
         data = data.shuffled(spec.data_seed)
     return data.to(device)
+
+
+_loaded: dict[tuple[RunSpec, str], TaskData] = {}  # the latest used last
+
+
+def task_data(spec: RunSpec, device: str) -> TaskData:
+    """The data of a spec, loaded once a process as long as they fit into DATA_BYTES with those used after them."""
+    task = get_task(spec.task)
+    kept = {name: getattr(spec, name) for name in ("dtype", "subset", "data_seed", "options")}
+    if task.data_depends_on_n_train:
+        kept["n_train"] = spec.n_train
+    key = task.spec.replace(**kept), device
+    data = _loaded.pop(key, None)
+    if data is None:
+        data = load_data(task, key[0], device)
+        while _loaded and data.nbytes + sum(other.nbytes for other in _loaded.values()) > DATA_BYTES:
+            del _loaded[next(iter(_loaded))]
+    _loaded[key] = data
+    return data
 
 
 def check_options(task: Task, spec: RunSpec) -> None:

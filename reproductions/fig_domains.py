@@ -24,8 +24,7 @@ from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import legend
 from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH
-from omnigrok.sweep import task_data
-from omnigrok.task import get_task
+from omnigrok.task import get_task, task_data
 from reproductions import (
     fig_degrok,
     fig_imdb,

@@ -26,8 +26,7 @@ from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
-from omnigrok.sweep import task_data
-from omnigrok.task import get_task, run_hash
+from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
 from reproductions.robust_runs import HUMAYUN, curve, mnist, plot
 
@@ -108,7 +107,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 
 FIGURE = Reproduction(
     name="fig_partition",
-    paper=f"{HUMAYUN}",
+    paper=HUMAYUN,
     doc=__doc__,
     tasks=lambda: ["mnist"],
     sweep=sweep,

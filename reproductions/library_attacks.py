@@ -24,8 +24,7 @@ from omnigrok.errors import OmnigrokError
 from omnigrok.figure import PRESETS, Options
 from omnigrok.robustness import PGD, class_labels, objective_values
 from omnigrok.store import Store, atomic
-from omnigrok.sweep import task_data
-from omnigrok.task import TaskData, get_task
+from omnigrok.task import TaskData, get_task, task_data
 from omnigrok.trainer import Trainer
 from reproductions import fig_partition
 from reproductions.robust_runs import MAIN

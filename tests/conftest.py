@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_task
-from omnigrok.sweep import _loaded, task_data
-from omnigrok.task import TaskData
+from omnigrok.task import TaskData, _loaded, task_data
 
 
 @pytest.fixture

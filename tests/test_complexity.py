@@ -10,7 +10,7 @@ from omnigrok import OmnigrokError, get_task
 from omnigrok.complexity import ComplexityProbe, activations, frame, local_complexity, starts_affine
 from omnigrok.runs import scaled_model
 from omnigrok.spec import generator
-from omnigrok.sweep import task_data
+from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 
 

@@ -6,7 +6,7 @@ import torch
 from omnigrok import DataUnavailableError, get_task
 from omnigrok.complexity import ComplexityProbe
 from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
-from omnigrok.sweep import task_data
+from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 
 CASES = {

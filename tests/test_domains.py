@@ -10,7 +10,7 @@ from omnigrok import DataUnavailableError, get_task
 from omnigrok.errors import CorruptFileError
 from omnigrok.oracle import train
 from omnigrok.runs import scaled_model
-from omnigrok.sweep import task_data
+from omnigrok.task import task_data
 from omnigrok.trainer import BatchOrder, Trainer
 from tasks import imdb_data, qm9_data
 from tasks.lstm import PlainReviewLSTM, ReviewLSTM

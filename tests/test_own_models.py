@@ -12,8 +12,8 @@ from omnigrok import task as task_module
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.oracle import train
 from omnigrok.store import Store
-from omnigrok.sweep import plan, task_data
-from omnigrok.task import run_hash
+from omnigrok.sweep import plan
+from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 from tasks.teacher_student import TeacherStudent
 

@@ -19,13 +19,14 @@ import torch
 
 from omnigrok import Store, get_task, run_sweep
 from omnigrok import sweep as sweep_module
+from omnigrok import task as task_module
 from omnigrok.batching import Batching, _cgroup_limits, measure
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.executors import WorkerProgress, process_pool
 from omnigrok.runs import scaled_model
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
-from omnigrok.sweep import describe, plan, task_data, train_in_turn
-from omnigrok.task import run_hash
+from omnigrok.sweep import describe, plan, train_in_turn
+from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 
 SCRIPT = """
@@ -202,14 +203,14 @@ def test_a_pool_that_fails_ends_its_own_processes_only():
 
 
 def test_datasets_are_kept_up_to_a_size(spec, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_loaded", {})
+    monkeypatch.setattr(task_module, "_loaded", {})
     first, second, third = (spec.replace(data_seed=seed) for seed in range(3))
-    size = sweep_module.data_bytes(task_data(first, "cpu"))
-    monkeypatch.setattr(sweep_module, "DATA_BYTES", 2 * size)
+    size = task_data(first, "cpu").nbytes
+    monkeypatch.setattr(task_module, "DATA_BYTES", 2 * size)
     kept = task_data(second, "cpu")
     assert task_data(first, "cpu") is not task_data(third, "cpu")  # the second was used longest ago
     assert task_data(second, "cpu") is not kept
-    assert len(sweep_module._loaded) == 2
+    assert len(task_module._loaded) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

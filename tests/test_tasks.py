@@ -4,7 +4,7 @@ import torch
 from omnigrok import OmnigrokError, available_tasks, get_task
 from omnigrok import task as task_module
 from omnigrok.runs import scaled_model
-from omnigrok.sweep import task_data
+from omnigrok.task import task_data
 from tasks.teacher_student import TeacherStudent
 
 

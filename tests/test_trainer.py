@@ -11,7 +11,7 @@ from omnigrok import get_task
 from omnigrok.errors import SpecError
 from omnigrok.oracle import train, weight_norm
 from omnigrok.runs import scaled_model
-from omnigrok.sweep import task_data
+from omnigrok.task import task_data
 from omnigrok.trainer import BatchOrder, Trainer
 
 TOLERANCE = 1e-10
