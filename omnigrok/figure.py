@@ -303,6 +303,7 @@ def write_outputs(out: Path, name: str, figure: Figure, tables: Tables, sidecar:
         folder = Path(temporary)
         try:
             figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+            figure.set_layout_engine("none")  # the PDF keeps the PNG's places, which take long to find
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
             for suffix, table in tables.items():
                 table.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.8g")

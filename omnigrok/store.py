@@ -189,7 +189,7 @@ def read_run(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     return _read_run(path, state.st_mtime_ns, state.st_size)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2048)  # all figures at the default preset have 1,531 runs
 def _read_run(path: Path, _modified: int, _size: int) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     try:
         arrow = pq.read_table(path)
