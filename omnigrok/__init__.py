@@ -4,6 +4,11 @@ Nothing here knows a dataset or a figure. Tasks live in ``tasks/`` (or in any pa
 the entry-point group ``omnigrok.tasks``), figures in ``reproductions/``.
 """
 
+import os
+
+# Read when torch is loaded, which is below: threads that wait for work sleep instead of keeping a core from others.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store

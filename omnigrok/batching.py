@@ -1,4 +1,7 @@
-"""How many runs share a batch: measured once per task, shape, machine and device, because bigger is not always faster.
+"""How many runs share a batch, and how many threads: measured once per task, shape, machine and device.
+
+Bigger is not always faster, and several threads on small matrices mostly wait. Of several timings the shortest counts:
+what else the machine does only ever makes them longer.
 
 The measurement lies beside the runs, in ``results/<task>/batching.json``, so a sweep that is resumed forms the same
 batches and ends with the same bits.
@@ -17,6 +20,7 @@ from pathlib import Path
 import filelock
 import torch
 
+from omnigrok.processor import flushed, threads
 from omnigrok.provenance import device_name
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
@@ -31,6 +35,8 @@ MEMORY_SHARE = 0.25
 MUCH_SLOWER = 1.3
 """Larger sizes are not tried once two sizes in a row are slower than the best by this factor: one is not enough, as
 two runs can be slower than one and sixteen faster."""
+CLEARLY_FASTER = 1.3
+"""Twice the threads are taken where a step is faster by this factor: on a busy machine they cost far more than that."""
 SECONDS = 0.15
 """Time given to each size."""
 
@@ -41,6 +47,7 @@ class Batching:
 
     Attributes:
         runs: runs a batch, the fastest of the sizes tried.
+        threads: of torch; one unless several were clearly faster.
         step_seconds: seconds a step and run at that size.
         evaluation_seconds: seconds an evaluation and run, without the probes.
         run_bytes: parameters, gradients and Adam's moments of one run.
@@ -48,6 +55,7 @@ class Batching:
     """
 
     runs: int
+    threads: int
     step_seconds: float
     evaluation_seconds: float
     run_bytes: int
@@ -58,7 +66,9 @@ class Batching:
         return runs * (steps * self.step_seconds + evaluations * self.evaluation_seconds)
 
 
-def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Store, runs: int) -> Batching:
+def batching(
+    task: Task, spec: RunSpec, data: TaskData, device: str, store: Store, runs: int, most_threads: int = 1
+) -> Batching:
     """The stored measurement for this task, shape, machine and device; made now when there is none.
 
     Sizes are tried up to the first that holds `runs`, the most that could go together.
@@ -66,7 +76,7 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
     path = store.root / task.name / "batching.json"
     largest = next((size for size in SIZES if size >= runs), SIZES[-1])
     key = " | ".join(
-        [device_name(device), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}", f"up to {largest}"]
+        [device_name(device), f"up to {most_threads} threads", f"torch {torch.__version__}", f"up to {largest} runs"]
         + [str(part) for part in batch_key(_same_work(spec))]
     )
     known = _read(path)
@@ -75,7 +85,7 @@ def batching(task: Task, spec: RunSpec, data: TaskData, device: str, store: Stor
         with filelock.FileLock(path.with_suffix(".lock")):  # who measures at the same time is timed too slow
             known = _read(path)
             if key not in known:
-                known[key] = asdict(measure(task, spec, data, device, largest))
+                known[key] = asdict(measure(task, spec, data, device, largest, most_threads))
                 with atomic(path, locked=True) as temporary:
                     temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
     return Batching(**known[key])
@@ -97,49 +107,68 @@ def _same_work(spec: RunSpec) -> RunSpec:
     )
 
 
-def measure(task: Task, spec: RunSpec, data: TaskData, device: str, largest: int = SIZES[-1]) -> Batching:
+def measure(
+    task: Task, spec: RunSpec, data: TaskData, device: str, largest: int = SIZES[-1], most_threads: int = 1
+) -> Batching:
     """Time a step at growing batch sizes up to the largest, or until it gets slower or the memory share is reached.
 
-    Probes are left out: one alone may cost more than the whole measurement.
+    Probes are left out: one alone may cost more than the whole measurement. Threads are doubled as long as that pays.
     """
+    number, found = 1, measure_sizes(task, spec, data, device, largest, 1)
+    while device == "cpu" and 2 * number <= most_threads:
+        number *= 2
+        more = measure_sizes(task, spec, data, device, largest, number)
+        if found.step_seconds < CLEARLY_FASTER * more.step_seconds:
+            break
+        found = more
+    return found
+
+
+def measure_sizes(task: Task, spec: RunSpec, data: TaskData, device: str, largest: int, number: int) -> Batching:
+    """The fastest batch size with a number of threads."""
     spec = spec.replace(probes=())
     tried: dict[int, float] = {}
     evaluation = 0.0
     run_bytes = slower = 0
     if device == "cpu":
         largest = min(largest, LARGEST_ON_CPU)
-    for size in SIZES if task.batchable else (1,):
-        if size > largest or size * run_bytes > MEMORY_SHARE * memory_bytes(device):
-            break
-        try:
-            trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
-            run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size
-            seconds = step_seconds(trainer, SECONDS) / size
-            if seconds <= min(tried.values(), default=seconds):
-                evaluation = timed(trainer.measure, device) / size
-        except torch.OutOfMemoryError:  # activations are not in run_bytes
-            if not tried:
-                raise
-            torch.cuda.empty_cache()
-            break
-        tried[size] = seconds
-        slower = slower + 1 if tried[size] > MUCH_SLOWER * min(tried.values()) else 0
-        if slower == 2:
-            break
+    with threads(number), flushed():
+        for size in SIZES if task.batchable else (1,):
+            if size > largest or size * run_bytes > MEMORY_SHARE * memory_bytes(device):
+                break
+            try:
+                trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
+                run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size
+                seconds = step_seconds(trainer, SECONDS) / size
+                if seconds <= min(tried.values(), default=seconds):
+                    evaluation = shortest(trainer.measure, device, 0.0) / size
+            except torch.OutOfMemoryError:  # activations are not in run_bytes
+                if not tried:
+                    raise
+                torch.cuda.empty_cache()
+                break
+            tried[size] = seconds
+            slower = slower + 1 if tried[size] > MUCH_SLOWER * min(tried.values()) else 0
+            if slower == 2:
+                break
     best = min(tried, key=lambda size: tried[size])
-    return Batching(best, tried[best], evaluation, run_bytes, {str(size): t for size, t in tried.items()})
+    return Batching(best, number, tried[best], evaluation, run_bytes, {str(size): t for size, t in tried.items()})
 
 
 def step_seconds(trainer: Trainer, budget: float) -> float:
-    """Median seconds of a step of the whole batch, after three steps to warm up."""
-    device = str(trainer.device)
+    """Seconds of a step of the whole batch, after three steps to warm up."""
     for _ in range(3):
         trainer.update()
+    return shortest(trainer.update, str(trainer.device), budget)
+
+
+def shortest(work: Callable[[], object], device: str, budget: float, least: int = 3) -> float:
+    """The shortest time of a call of many, over that many seconds, in seconds."""
     times: list[float] = []
     start = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < budget:
-        times.append(timed(trainer.update, device))
-    return sorted(times)[len(times) // 2]
+    while len(times) < least or time.perf_counter() - start < budget:
+        times.append(timed(work, device))
+    return min(times)
 
 
 def timed(work: Callable[[], object], device: str) -> float:

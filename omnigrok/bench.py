@@ -32,6 +32,7 @@ from omnigrok.batching import MUCH_SLOWER, timed
 from omnigrok.complexity import ComplexityProbe, activations, changes, extremes, frame
 from omnigrok.executors import keep_freed_memory
 from omnigrok.oracle import Examples
+from omnigrok.processor import flush_denormals
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, TaskData, task_data
@@ -115,6 +116,7 @@ _DATA: list[TaskData] = []
 
 
 def _start(threads: int, spec: RunSpec, device: str, keeps: bool) -> None:
+    flush_denormals()
     torch.set_num_threads(threads)
     if keeps:
         keep_freed_memory()

@@ -11,6 +11,7 @@ import click
 import torch
 
 from omnigrok.errors import OmnigrokError
+from omnigrok.processor import flush_denormals
 from omnigrok.provenance import command_line, pick_device, program
 
 INTERRUPTED = 130  # the shell's status for a process ended by Ctrl-C
@@ -65,6 +66,7 @@ class CommaList(click.ParamType):
 def run(command: click.Command) -> None:
     """Run a command line and end the process: 0 done, 2 something the user can mend, 130 interrupted."""
     warnings.showwarning = _show_warning
+    flush_denormals()  # before the process has computed anything, so that all of its threads do
     try:
         status = command.main(prog_name=program(), standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

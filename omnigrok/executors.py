@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from omnigrok.provenance import cores
+from omnigrok.processor import flush_denormals
 
 __all__ = ["Executor", "WorkerProgress", "completed", "keep_freed_memory", "process_pool"]
 
@@ -47,10 +47,11 @@ class WorkerProgress:
                 WorkerProgress.shared.value += units
 
 
-def _start_worker(threads: int, shared: Any) -> None:
+def _start_worker(shared: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
     keep_freed_memory()
-    torch.set_num_threads(threads)
+    flush_denormals()
+    torch.set_num_threads(1)
     WorkerProgress.shared = shared
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -65,15 +66,14 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]:
-    """A pool of processes that divide the machine's threads among them, and a call that tells the work they have done.
+    """A pool of processes of one thread, and a call that tells the work they have done.
 
     On a CPU several processes of one thread do more than one process of several: small matrices leave threads waiting.
     """
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
     shared = context.Value("d", 0.0)
-    threads = max(1, cores() // workers)
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads, shared))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(shared,))
     try:
         yield pool, lambda: shared.value
     except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time

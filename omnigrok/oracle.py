@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from omnigrok.processor import flushed
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, TaskData
@@ -52,6 +53,7 @@ def weight_norm(model: nn.Module, *, first_twice: bool = False) -> float:
     return (sum(squares) + (squares[0] if first_twice else 0)) ** 0.5
 
 
+@flushed()
 def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
     """Train one run and return its module."""
     model = scaled_model(task, spec, reference=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import subprocess
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 
+from omnigrok.processor import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("omnigrok", "tasks", "reproductions", "pyproject.toml")
 PACKAGES = ("omnigrok", "torch", "torchvision", "torch-geometric", "rdkit", "numpy", "pandas", "scipy", "seaborn")
@@ -21,13 +22,12 @@ PACKAGES = ("omnigrok", "torch", "torchvision", "torch-geometric", "rdkit", "num
 
 @cache
 def provenance(device: str) -> dict[str, Any]:
-    """Git commit, whether the code differs from it, versions, device and threads."""
+    """Git commit, whether the code differs from it, versions and device."""
     return {
         "git": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", *CODE)),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device_name(device),
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -44,14 +44,6 @@ def device_name(device: str) -> str:
 def default_workers(device: str) -> int:
     """Processes that share a sweep: one a core on a CPU, one on a GPU."""
     return cores() if device == "cpu" else 1
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
 
 
 def pick_device(name: str) -> str:

@@ -19,8 +19,8 @@ from omnigrok.errors import SpecError
 if TYPE_CHECKING:
     from omnigrok.trainer import Perturbation, Probe
 
-TRAINER_VERSION = 1
-"""Part of every run's hash. Raise it when a change to the engine changes numbers."""
+TRAINER_VERSION = 2
+"""Part of every run's hash. Raise it when a change to the engine changes numbers. 2: denormal numbers are flushed."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

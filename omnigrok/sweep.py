@@ -16,7 +16,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,12 +25,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from omnigrok.batching import Batching, batching, timed
+from omnigrok.batching import Batching, batching, shortest
 from omnigrok.data import first_line, make_folder
 from omnigrok.errors import OmnigrokError
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
+from omnigrok.processor import cores, threads
 from omnigrok.progress import Progress
-from omnigrok.provenance import cores, provenance
+from omnigrok.provenance import provenance
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
@@ -56,8 +57,19 @@ class Batch:
         return self.batching.step_seconds if self.batching else 1.0
 
     @property
+    def threads(self) -> int:
+        return self.batching.threads if self.batching else 1
+
+    @property
     def cost(self) -> float:
         return len(self.specs) * self.specs[0].steps * self.step_cost
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds with its evaluations, without its probes; zero where the size is set by hand."""
+        spec = self.specs[0]
+        evaluations = len(evaluation_steps(spec.steps, spec.evaluation_density))
+        return self.batching.seconds(spec.steps, evaluations, len(self.specs)) if self.batching else 0.0
 
 
 def run_sweep(
@@ -124,15 +136,14 @@ def train_in_turn(
     planned: set[str] = set()
     batches: list[Batch] = []
     turns: list[int] = []  # the sweep of each batch
-    with _threads(cores() // workers if workers > 1 else 0):
-        for turn, specs in enumerate(sweeps):
-            new = plan(specs, store, device, runs_per_batch, workers, after=planned)
-            new.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
-            planned |= {run_hash(spec) for batch in new for spec in batch.specs}
-            batches += new
-            turns += [turn] * len(new)
+    for turn, specs in enumerate(sweeps):
+        new = plan(specs, store, device, runs_per_batch, workers, after=planned)
+        new.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
+        planned |= {run_hash(spec) for batch in new for spec in batch.specs}
+        batches += new
+        turns += [turn] * len(new)
     total = sum(batch.cost for batch in batches)
-    small = runs_per_batch is None and total < WORTH_A_POOL
+    small = runs_per_batch is None and sum(batch.seconds for batch in batches) < WORTH_A_POOL
     label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(total, label, show=show_progress and bool(batches)))
@@ -142,13 +153,13 @@ def train_in_turn(
             executor, pool_done = stack.enter_context(process_pool(min(workers, len(batches))))
         ended: Iterable[tuple[int, list[RunSpec]]]
         if executor is None:
-            ended = ((i, worker.train(batch.specs, batch.step_cost)) for i, batch in enumerate(batches))
+            ended = ((i, worker.train(batch.specs, batch.step_cost, batch.threads)) for i, batch in enumerate(batches))
         else:
             root = str(store.root.resolve())  # a cluster's worker has a working folder of its own
-            calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost) for b in batches]
+            calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost, b.threads) for b in batches]
             ended = completed(executor, train_batch, calls, lambda: progress.set(pool_done()) if pool_done else None)
         running, turn = Counter(turns), 0
-        deferred: dict[int, list[list[RunSpec]]] = defaultdict(list)
+        deferred: dict[int, list[Batch]] = defaultdict(list)
 
         def over() -> Iterator[int]:
             nonlocal turn
@@ -166,7 +177,7 @@ def train_in_turn(
             for i, left in ended:
                 if executor is not None and pool_done is None:
                     progress.advance(batches[i].cost)
-                deferred[turns[i]].append(left)
+                deferred[turns[i]].append(replace(batches[i], specs=tuple(left)))
                 running[turns[i]] -= 1
                 yield from over()
         except BrokenExecutor as error:
@@ -180,7 +191,7 @@ _one_at_a_time = threading.Lock()
 
 
 def train_batch(
-    root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float, step_cost: float
+    root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float, step_cost: float, number: int
 ) -> list[RunSpec]:
     """Train one batch into the store at `root`; what an executor's worker does. Returns what others are training.
 
@@ -188,18 +199,7 @@ def train_batch(
     which all threads share.
     """
     with _one_at_a_time:
-        return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost)
-
-
-@contextlib.contextmanager
-def _threads(threads: int) -> Iterator[None]:
-    """Torch with that many threads, to measure as a worker will run; 0 changes nothing."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads or before)
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost, number)
 
 
 def check(spec: RunSpec, device: str) -> None:
@@ -233,7 +233,8 @@ def plan(
     def measured(spec: RunSpec, runs: int) -> Batching | None:
         if runs_per_batch is not None:
             return None
-        return batching(get_task(spec.task), spec, task_data(spec, device), device, store, runs)
+        most = max(1, cores() // workers)
+        return batching(get_task(spec.task), spec, task_data(spec, device), device, store, runs, most)
 
     batches: list[Batch] = []
     for task in sorted({spec.task for spec in specs}):
@@ -262,17 +263,17 @@ def plan(
 
 def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int = 1, force: bool = False) -> str:
     """What `--dry-run` prints: runs, steps, estimated time on all workers and memory of one batch."""
-    with _threads(cores() // workers if workers > 1 else 0):
-        batches = plan(specs, store, device, workers=workers, force=force)
+    batches = plan(specs, store, device, workers=workers, force=force)
     rows: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for batch in batches:
         spec, found = batch.specs[0], batch.batching
         assert found is not None
-        evaluations = len(evaluation_steps(spec.steps, spec.evaluation_density))
         row = rows[spec.task, spec.steps, len(batch.specs)]
         row[0] += len(batch.specs)
-        row[1] += found.seconds(spec.steps, evaluations, len(batch.specs))
-        row[1] += evaluations * len(batch.specs) * _probe_seconds(spec.replace(seed=0, alpha=1.0), device)
+        row[1] += batch.seconds
+        evaluations = len(evaluation_steps(spec.steps, spec.evaluation_density))
+        with threads(batch.threads):
+            row[1] += evaluations * len(batch.specs) * _probe_seconds(spec.replace(seed=0, alpha=1.0), device)
         row[2] = max(row[2], len(batch.specs) * found.run_bytes + task_data(spec, device).nbytes)
     lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
     for (task, steps, size), (runs, seconds, memory) in rows.items():
@@ -290,7 +291,7 @@ def _probe_seconds(spec: RunSpec, device: str) -> float:
     if not spec.probes:
         return 0.0
     trainer = Trainer(get_task(spec.task), [spec], task_data(spec, device), device)
-    return sum(timed(partial(probe, trainer), device) for probe in spec.probes)
+    return sum(shortest(partial(probe, trainer), device, 0.0, least=2) for probe in spec.probes)
 
 
 def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -307,8 +308,8 @@ class _Worker:
     checkpoint_seconds: float
     progress: Progress | WorkerProgress
 
-    def train(self, specs: Sequence[RunSpec], step_cost: float = 0.0) -> list[RunSpec]:
-        """Train a batch and store its runs. Returns those that another process is training."""
+    def train(self, specs: Sequence[RunSpec], step_cost: float = 0.0, number: int = 1) -> list[RunSpec]:
+        """Train a batch with a number of threads and store its runs. Returns those that another process is training."""
         begun = self.store.checkpoint_path(specs).is_file()
         with contextlib.ExitStack() as locks:
             taken, deferred = [], []
@@ -326,17 +327,19 @@ class _Worker:
             whole = not deferred and self.store.checkpoint_path(specs).is_file()
             batch = list(specs) if whole else missing
             if missing:
-                self._train_locked(batch, missing, step_cost)
+                with threads(number):
+                    self._train_locked(batch, missing, step_cost)
         return deferred
 
-    def wait_for(self, batches: Iterable[Sequence[RunSpec]]) -> None:
+    def wait_for(self, batches: Iterable[Batch]) -> None:
         """Wait until other processes have finished these runs; take over, batch by batch, what they leave undone."""
-        left = [batch for batch in batches if batch]
+        left = [batch for batch in batches if batch.specs]
         if left:
-            waiting = sum(map(len, left))
+            waiting = sum(len(batch.specs) for batch in left)
             print(f"waiting for {waiting} runs that another process is training", file=sys.stderr, flush=True)
         while left:
-            left = [rest for batch in left if (rest := self.train(batch))]
+            rest = [replace(batch, specs=tuple(self.train(batch.specs, number=batch.threads))) for batch in left]
+            left = [batch for batch in rest if batch.specs]
             time.sleep(1.0 if left else 0.0)
 
     def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
@@ -369,7 +372,7 @@ class _Worker:
             ) from error
         run: dict[str, Any] = {
             "data": {"source": data.source, "sha256": task.data_sha256(), "n": spec.n_train},
-            "provenance": {**code, "dtype": spec.dtype},
+            "provenance": {**code, "dtype": spec.dtype, "threads": torch.get_num_threads()},
             "runs_per_batch": len(specs),
         }
         host = {"finished": time.time(), "batch_seconds": spent + time.time() - start}

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from omnigrok.errors import SpecError
+from omnigrok.processor import flushed
 from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator
@@ -120,6 +121,7 @@ class Trainer:
             self.runs.leaves, lr=self.spec.lr, betas=self.spec.betas, weight_decay=common, fused=True
         )
 
+    @flushed()
     def train(
         self,
         *,

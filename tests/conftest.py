@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+from omnigrok.processor import flush_denormals
+
+# isort: split
+import torch  # after omnigrok, which tells its threads how to wait
 
 from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_task
 from omnigrok.task import TaskData, _loaded, task_data
+
+flush_denormals()  # before anything is computed, so that all threads do
 
 
 @pytest.fixture

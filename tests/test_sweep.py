@@ -395,7 +395,7 @@ def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
 
     def fake(*_):
         calls.append(1)
-        return Batching(runs=3, step_seconds=1.0, evaluation_seconds=0.5, run_bytes=2**20, tried={"3": 1.0})
+        return Batching(runs=3, threads=1, step_seconds=1.0, evaluation_seconds=0.5, run_bytes=2**20, tried={"3": 1.0})
 
     monkeypatch.setattr("omnigrok.batching.measure", fake)
     specs = [spec.replace(seed=s) for s in range(7)]
