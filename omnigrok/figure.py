@@ -33,7 +33,7 @@ from omnigrok.spec import RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import tidy, use_style
 from omnigrok.sweep import describe, run_sweep, unique
-from omnigrok.task import get_task, run_hash
+from omnigrok.task import data_sha256, get_task, run_hash
 
 PRESETS = ("quick", "default", "paper")
 Reading = Literal["published", "corrected"]
@@ -343,6 +343,6 @@ def _data_record(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     for spec in specs:
         task = get_task(spec.task)
         source = task.dataset.source() if task.dataset else "generated"
-        entry = record.setdefault(spec.task, {"source": source, "sha256": task.data_sha256(), "n": []})
+        entry = record.setdefault(spec.task, {"source": source, "sha256": data_sha256(spec), "n": []})
         entry["n"] = sorted({*entry["n"], spec.n_train})
     return record

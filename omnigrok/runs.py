@@ -58,6 +58,7 @@ class Runs:
         theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
         leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
         radius: (runs,) the norm of each run's scaled init that its sphere holds.
+        draws: whether the model draws random numbers when it trains (dropout).
 
     Raises:
         SpecError: a parameter is frozen, or does not enter the loss; or a model of a batch draws random numbers.
@@ -70,7 +71,7 @@ class Runs:
                 raise SpecError(f"parameter {name} of {task.name} is frozen, but all are trained: make it a buffer")
         self._task, self._seed = task.name, specs[0].seed
         self._shared = shared_names(models[0])
-        self._random = any(map(draws, models[0].modules()))
+        self.draws = any(map(draws, models[0].modules()))
         params, buffers = stack_module_state(models)
         self.params: dict[str, Tensor] = {k: p.detach().to(device).requires_grad_() for k, p in params.items()}
         self.buffers: dict[str, Tensor] = {k: b.to(device) for k, b in buffers.items()}
@@ -170,7 +171,7 @@ class Runs:
     @contextlib.contextmanager
     def seeded(self, step: int) -> Iterator[None]:
         """Dropout modules draw by the run's seed and the step within; torch's generators are as before afterwards."""
-        if not self._random:
+        if not self.draws:
             yield
             return
         device = self.radius.device

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import operator
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +107,10 @@ class RunSpec:
         need(self.subset in ("first", "shuffled"), "subset", "first or shuffled")
         need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
         need(all(0 <= step <= self.steps for step in self.keep), "keep", f"steps from 0 to {self.steps}")
+        for name, parts in (("probes", self.probes), ("perturbation", (self.perturbation,))):
+            for part in parts:
+                if part is not None or name == "probes":
+                    check_part(name, part)
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed."""
@@ -135,7 +140,8 @@ class RunSpec:
         """The fields that differ from their default, ready for JSON.
 
         A default is left out so that a field added later does not change the hash of the runs made before it. Probes
-        and perturbations enter with all of their fields: one that is added to them renames the runs that have them.
+        and perturbations enter with all of their fields, and with their class's `version` where it is above 1: a field
+        that is added renames the runs that have them.
         """
         result = {}
         for f in dataclasses.fields(self):
@@ -150,6 +156,21 @@ class RunSpec:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def check_part(name: str, part: Any) -> None:
+    """Raises SpecError for what cannot be a part of a run: its fields identify the run, so they must not change."""
+    kind = type(part)
+    frozen = dataclasses.is_dataclass(part) and kind is not type and kind.__dataclass_params__.frozen
+    if not (frozen and callable(part)):
+        raise SpecError(
+            f"{name} takes instances of frozen dataclasses with a __call__ (@dataclass(frozen=True)), got {part!r}"
+        )
+    try:
+        hash(part)
+        json.dumps(_plain(part))
+    except TypeError as error:
+        raise SpecError(f"the fields of {part!r} must be numbers, text, or tuples of them: {error}") from error
+
+
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator that depends on its key alone, so that no draw depends on what was drawn elsewhere."""
     return torch.Generator().manual_seed(seed_of(*key))
@@ -158,6 +179,13 @@ def generator(*key: int | str) -> torch.Generator:
 def seed_of(*key: int | str) -> int:
     """The 63-bit seed that belongs to a key such as ``(seed, "init")``."""
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
+
+
+def global_states() -> tuple[object, ...]:
+    """The states of the generators that all code of a process shares: torch's, numpy's and Python's."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    numpy_state = [np.asarray(part).tobytes() for part in np.random.get_state(legacy=True)]
+    return (*(state.numpy().tobytes() for state in states), *numpy_state, random.getstate())
 
 
 def _truth(value: Any) -> bool:
@@ -195,8 +223,15 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def _plain(value: Any) -> Any:
+    """A field's value ready for JSON. The engine's own parts go by their class's name, others by their module, too."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__qualname__, **{k: _plain(v) for k, v in vars(value).items()}}
+        kind = type(value)
+        own = kind.__module__.partition(".")[0] == __package__
+        return {
+            "type": kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}",
+            **({} if (version := getattr(kind, "version", 1)) == 1 else {"version": version}),
+            **{field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)},
+        }
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return value

@@ -35,7 +35,7 @@ from omnigrok.provenance import provenance
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import check_options, check_size, get_task, run_hash, task_data
+from omnigrok.task import check_options, check_size, data_sha256, get_task, run_hash, task_data
 from omnigrok.trainer import Trainer, batch_key
 
 CHECKPOINT_SECONDS = 30.0
@@ -371,7 +371,7 @@ class _Worker:
                 "or free what else is on it; finished runs and checkpoints are kept"
             ) from error
         run: dict[str, Any] = {
-            "data": {"source": data.source, "sha256": task.data_sha256(), "n": spec.n_train},
+            "data": {"source": data.source, "sha256": data_sha256(spec), "n": spec.n_train},
             "provenance": {**code, "dtype": spec.dtype, "threads": torch.get_num_threads()},
             "runs_per_batch": len(specs),
         }

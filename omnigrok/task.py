@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError, SpecError
-from omnigrok.spec import RunSpec, generator
+from omnigrok.spec import RunSpec, generator, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,9 +46,37 @@ class TaskData:
     test_targets: Tensor
     source: str
 
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            inputs, targets = getattr(self, f"{name}_inputs"), getattr(self, f"{name}_targets")
+            if (
+                not isinstance(inputs, tuple)
+                or not inputs
+                or not all(isinstance(x, Tensor) for x in (*inputs, targets))
+            ):
+                raise SpecError(
+                    f"{name}_inputs must be a tuple of tensors, one for each argument of the model, as in (x,), and "
+                    f"{name}_targets a tensor; got {kinds(inputs)} and {kinds(targets)}"
+                )
+            lengths = [x.shape[0] if x.ndim else 0 for x in (*inputs, targets)]
+            if len(set(lengths)) != 1 or not lengths[0]:
+                raise SpecError(
+                    f"{name}_inputs and {name}_targets must have the same number of examples, and at least one; "
+                    f"got {', '.join(map(str, lengths[:-1]))} and {lengths[-1]}"
+                )
+
     @property
     def pool_size(self) -> int:
         return len(self.train_targets)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of all tensors, their types and shapes."""
+        digest = hashlib.sha256()
+        for x in (*self.train_inputs, self.train_targets, *self.test_inputs, self.test_targets):
+            digest.update(f"{x.dtype} {tuple(x.shape)} ".encode())
+            digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +101,13 @@ class TaskData:
             self.test_targets,
             self.source,
         )
+
+
+def kinds(value: object) -> str:
+    """What a value is, in a word or two."""
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(sorted({type(x).__name__ for x in value})) or 'nothing'}"
+    return type(value).__name__
 
 
 @dataclass(frozen=True)
@@ -106,7 +141,7 @@ class Task(ABC):
     dataset: ClassVar[Dataset | None] = None
     """The files that the task reads; None when it generates its data."""
     recipe: ClassVar[str] = ""
-    """For generated data: a name and version that stand for it in the run's hash."""
+    """For generated data: a name and version that stand for it in the run's hash. Without, the data's content does."""
     published_evaluation: ClassVar[PublishedEvaluation] = PublishedEvaluation()
     """What the published code evaluates and how often, for `omnigrok bench`."""
     data_depends_on_n_train: ClassVar[bool] = False
@@ -164,23 +199,31 @@ class Task(ABC):
         """
         return None
 
-    @classmethod
-    def data_sha256(cls) -> str:
-        """The content checksum of the data: part of every run's hash."""
-        if cls.dataset is not None:
-            return cls.dataset.sha256
-        return hashlib.sha256((cls.recipe or cls.name).encode()).hexdigest()
+
+def data_sha256(spec: RunSpec) -> str:
+    """The content checksum of a spec's data, part of its run's hash: of the files, the recipe, or what `load` gives."""
+    task = get_task(spec.task)
+    if task.dataset is not None:
+        return task.dataset.sha256
+    if task.recipe:
+        return hashlib.sha256(task.recipe.encode()).hexdigest()
+    return task_data(spec, "cpu").sha256
 
 
 def run_hash(spec: RunSpec) -> str:
     """The name of a run in the store."""
-    task = get_task(spec.task)
-    return spec.hash(task.data_sha256() if task.version == 1 else f"{task.data_sha256()} {task.version}")
+    version, data = get_task(spec.task).version, data_sha256(spec)
+    return spec.hash(data if version == 1 else f"{data} {version}")
 
 
 def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
-    """The task's data for a spec, pool in the order that the spec asks for."""
-    data = task.load(spec)
+    """The task's data for a spec, pool in the order that the spec asks for.
+
+    What `load` draws from torch's global generator is keyed by `data_seed`, and that generator is as before afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed_of(spec.data_seed, "load"))
+        data = task.load(spec)
     if spec.subset == "shuffled":
         data = data.shuffled(spec.data_seed)
     return data.to(device)

@@ -4,9 +4,11 @@ training-set size and norm sphere, and its result does not depend on its neighbo
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from omnigrok.errors import SpecError
 from omnigrok.processor import flushed
 from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
-from omnigrok.spec import RunSpec, generator
+from omnigrok.spec import RunSpec, generator, global_states
 from omnigrok.task import Inputs, Task, TaskData, check_options, check_size
 
 ORDER_BLOCK = 128  # steps whose batch order is drawn at once
@@ -37,25 +39,10 @@ class Perturbation(Protocol):
     def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs: ...
 
 
-SHARED_FIELDS = (
-    "task",
-    "optimizer",
-    "lr",
-    "lr_drop",
-    "betas",
-    "effective_batch_size",
-    "steps",
-    "dtype",
-    "gradient_clip",
-    "subset",
-    "data_seed",
-    "evaluation_density",
-    "options",
-    "probes",
-    "perturbation",
-    "keep",
+PER_RUN = frozenset(
+    {"alpha", "seed", "weight_decay", "n_train", "batch_size", "sphere", "sphere_first_twice", "sphere_early"}
 )
-"""What the runs of one batch have in common. All else may differ from run to run."""
+"""What may differ within a batch. All else is shared, so a field that is forgotten here costs speed and no truth."""
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
@@ -64,8 +51,9 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 
 
 def batch_key(spec: RunSpec) -> tuple:
-    """Specs with equal keys can be trained in one batch."""
-    return tuple(getattr(spec, name) for name in SHARED_FIELDS)
+    """Specs with equal keys can be trained in one batch: equal but for PER_RUN, and as many examples a step."""
+    shared = (getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in PER_RUN)
+    return (*shared, spec.effective_batch_size)
 
 
 class Trainer:
@@ -73,11 +61,12 @@ class Trainer:
 
     Args:
         task: the task of all runs.
-        specs: one spec a run; equal in SHARED_FIELDS.
+        specs: one spec a run; equal but for PER_RUN and in the examples a step.
         data: the task's data on `device`.
 
     Raises:
-        SpecError: a run wants more examples than the pool has, or float64 where the device has none.
+        SpecError: a run wants more examples than the pool has, or float64 where the device has none; or the task's loss
+            or a metric is not one number an example.
         ValueError: the specs cannot share a batch.
     """
 
@@ -85,7 +74,7 @@ class Trainer:
         self, task: Task, specs: Sequence[RunSpec], data: TaskData, device: torch.device | str = "cpu"
     ) -> None:
         if len({batch_key(spec) for spec in specs}) != 1:
-            raise ValueError(f"the runs of a batch must agree in {', '.join(SHARED_FIELDS)}")
+            raise ValueError(f"the runs of a batch must agree in all but {', '.join(sorted(PER_RUN))}")
         for spec in specs:
             check_options(task, spec)
             check_size(task, spec, data)
@@ -97,6 +86,7 @@ class Trainer:
         self.step = 0
         self._measured = -1  # a checkpoint at a logged step may lie before or after its measurement
         self.runs = Runs(task, specs, device)
+        self._check_contract()
         self._order = BatchOrder(specs, self.device)
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
@@ -155,7 +145,8 @@ class Trainer:
         with self.runs.seeded(self.step):
             if self.spec.perturbation is not None:
                 inputs, targets = self._per_run(inputs, targets, shared)
-                inputs, shared = self.spec.perturbation(self, inputs, targets), False
+                with self._no_global_draws(self.spec.perturbation):
+                    inputs, shared = self.spec.perturbation(self, inputs, targets), False
             losses = self.losses(inputs, targets, shared=shared)
         if True in self._held:
             self.runs.project_within_graph_(self._held[True])
@@ -211,13 +202,8 @@ class Trainer:
             for name, values in metrics.items():
                 results.setdefault(name, values.new_zeros(len(self.specs)))[rows] = values
         self._record("train", results)
-        if self.task.thresholds.metric not in results:
-            raise SpecError(
-                f"{self.task.name} has no metric {self.task.thresholds.metric!r}, which its thresholds name; "
-                f"it has: {', '.join(results)}"
-            )
         for probe in self.spec.probes:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._no_global_draws(probe):
                 self._record("probe", probe(self))
 
     def latest(self, split: str, metric: str) -> float:
@@ -290,6 +276,52 @@ class Trainer:
     def _example_metrics(self, model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
         outputs = model(*inputs)
         return {"loss": self.task.loss(outputs, targets), **self.task.metrics(outputs, targets)}
+
+    @torch.no_grad()
+    def _check_contract(self) -> None:
+        """Before the first step: loss and metrics are one number an example, and the thresholds' metric is there."""
+        inputs, targets = self.data.test_inputs, self.data.test_targets
+        examples = min(2, len(targets))
+
+        def check(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
+            outputs = model(*inputs)
+            metrics = self.task.metrics(outputs, targets)
+            loss = self.task.loss(outputs, targets)
+            for name, values in {**metrics, "loss": loss}.items():
+                found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                if found != (examples,):
+                    raise SpecError(
+                        f"{name} of {self.task.name} must be one number an example: of {examples} examples a tensor "
+                        f"of shape {(examples,)}, got {found}"
+                    )
+                if not values.is_floating_point():
+                    raise SpecError(f"{name} of {self.task.name} must be floating point, got {values.dtype}")
+            wanted = self.task.thresholds.metric
+            if wanted not in {**metrics, "loss": loss}:
+                known = ", ".join(["loss", *metrics])
+                raise SpecError(
+                    f"{self.task.name} has no metric {wanted!r}, which its thresholds name; it has: {known}"
+                )
+            return loss
+
+        self.runs.module.eval()
+        with self.runs.buffers_kept():
+            self.runs.map(check, tuple(x[:examples] for x in inputs), targets[:examples], shared=True)
+        self.runs.module.train()
+
+    @contextlib.contextmanager
+    def _no_global_draws(self, part: object) -> Iterator[None]:
+        """Raises SpecError where a part draws from a global generator: its numbers would be others at each run."""
+        if self.runs.draws:  # a model with dropout does, and is seeded
+            yield
+            return
+        before = global_states()
+        yield
+        if global_states() != before:
+            raise SpecError(
+                f"{type(part).__name__} draws from a global random generator, so no run could be repeated; draw from "
+                "omnigrok.spec.generator(spec.seed, 'a name', trainer.step) instead"
+            )
 
     def _record(self, split: str, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
