@@ -114,7 +114,7 @@ def run_one(
     """
     from omnigrok.analysis import grokking_times
     from omnigrok.data import make_folder
-    from omnigrok.store import Store
+    from omnigrok.store import Store, read_run
     from omnigrok.sweep import run_sweep
 
     chosen = get_task(task)
@@ -128,6 +128,7 @@ def run_one(
     if picture.suffix not in PICTURES:
         raise OmnigrokError(f"--out is a folder or a file ending in {', '.join(PICTURES)}; got {out}")
     make_folder(picture.parent)
+    known = not force and store.finished(spec)
     curves = run_sweep([spec], store, device=device, force=force)
     last = curves[curves["step"] == curves["step"].max()]
     for row in last.itertuples():
@@ -136,6 +137,9 @@ def run_one(
     click.echo(f"t_mem      {_time(times['t_mem'], times['mem_censored'])}")
     click.echo(f"t_gen      {_time(times['t_gen'], times['gen_censored'])}")
     _save_curve(picture, spec, curves)
+    if known:
+        day = time.strftime("%Y-%m-%d", time.localtime(read_run(store.path(spec))[2]["finished"]))
+        click.echo(f"from the store, trained on {day}; --force trains it again")
     click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {picture}")
     if keep:
         click.echo(f"weights, a state_dict a step: {store.weights_path(spec)}")

@@ -72,8 +72,7 @@ def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
         sampler=Stream(spec),
         generator=torch.Generator(),  # DataLoader draws a seed for its workers, from the global generator if left alone
     )
-    every, factor = spec.lr_drop or (1, 1.0)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=every, gamma=factor)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: spec.lr_at(step) / spec.lr)
     for *inputs, targets in loader:
         optimizer.zero_grad()
         loss = task.loss(model(*inputs), targets).mean()

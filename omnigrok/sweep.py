@@ -142,6 +142,9 @@ def train_in_turn(
         planned |= {run_hash(spec) for batch in new for spec in batch.specs}
         batches += new
         turns += [turn] * len(new)
+    wanted = {run_hash(spec) for sweep in sweeps for spec in sweep}
+    if show_progress and len(wanted) > len(planned):
+        print(f"{len(wanted - planned)} of {len(wanted)} runs are from the store {store.root}", file=sys.stderr)
     total = sum(batch.cost for batch in batches)
     small = runs_per_batch is None and sum(batch.seconds for batch in batches) < WORTH_A_POOL
     label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))

@@ -151,9 +151,8 @@ class Trainer:
         if True in self._held:
             self.runs.project_within_graph_(self._held[True])
         self.runs.set_gradients(losses)
-        if self.spec.lr_drop is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.spec.lr_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.spec.lr_at(self.step)
         if self.spec.gradient_clip is not None:
             self.runs.clip_gradients_(self.spec.gradient_clip)
         if self._decay is not None:

@@ -56,7 +56,7 @@ def test_cifar10_equals_the_plain_loop(data, base, count):
     for r, spec in enumerate(specs):
         plain, batched = train(TASK, spec, data), trainer.runs.model(r)
         for one, other in zip(plain.state_dict().values(), batched.state_dict().values(), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
 def test_probes_leave_batch_statistics_alone(data):

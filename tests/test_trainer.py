@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from omnigrok import get_task
+from omnigrok import RunSpec, Store, get_task, run_sweep
 from omnigrok.errors import SpecError
 from omnigrok.oracle import train, weight_norm
 from omnigrok.runs import scaled_model
-from omnigrok.task import task_data
+from omnigrok.sweep import plan
+from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import BatchOrder, Trainer
 
-TOLERANCE = 1e-10
+TOLERANCE = 1e-8
+"""Rounding differs from processor to processor. Adam divides a gradient by its own size, so a rounding of 1e-16 of one
+near 1e-8 moves a weight by 1e-8 of a step: 1e-11 a step. A fault changes a share of a step, seldom less than 1e-3.
+"""
 
 
 def assert_equals_oracle(task, specs, data):
@@ -48,6 +52,52 @@ def test_teacher_student_equals_the_plain_loop(optimizer, batch_size):
     data = task_data(specs[0], "cpu")
     assert_equals_oracle(task, specs, data)
     assert_equals_oracle(task, specs[1:2], data)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"lr": 1.001}, {"weight_decay": 1.001}, {"alpha": 1 + 1e-6}], ids=["lr", "weight decay", "init"]
+)
+def test_a_small_fault_is_larger_than_the_tolerance(fault):
+    task = get_task("teacher_student")
+    spec = task.spec.replace(dtype="float64", steps=20, weight_decay=0.3)
+    changed = spec.replace(**{name: factor * getattr(spec, name) for name, factor in fault.items()})
+    right, wrong = (train(task, each, task_data(spec, "cpu")).parameters() for each in (spec, changed))
+    assert max((a - b).abs().max() for a, b in zip(right, wrong, strict=True)) > 10 * TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(RunSpec):
+    """A spec with a field that nothing but its schedule knows."""
+
+    halve_at: int = 10**9
+
+    def lr_at(self, step):
+        return super().lr_at(step) / (2 if step >= self.halve_at else 1)
+
+
+def test_a_new_field_that_only_the_schedule_knows_is_trained_right(tmp_path):
+    """Forgotten everywhere else, it must not be trained in a batch with runs of another value."""
+    fields = vars(get_task("teacher_student").spec) | {"dtype": "float64", "steps": 20, "weight_decay": 0.1}
+    specs = [Halving(**fields | {"halve_at": at, "seed": seed}) for seed in range(2) for at in (10**9, 5, 10)]
+    assert len({run_hash(spec) for spec in specs}) == 6
+    assert sorted(len(batch.specs) for batch in plan(specs, Store(tmp_path), "cpu", 6)) == [2, 2, 2]
+    curves = run_sweep(specs, Store(tmp_path), runs_per_batch=6, show_progress=False)
+    task, data = get_task("teacher_student"), task_data(specs[0], "cpu")
+    ends = curves.query("metric == 'weight_norm' and step == 20").set_index("run")["value"]
+    for spec in specs:
+        assert ends[run_hash(spec)] == pytest.approx(weight_norm(train(task, spec, data)), rel=1e-9)
+    assert len(set(ends.round(6))) == 6
+
+
+def test_the_schedule_drops_as_torchs_does():
+    spec = get_task("teacher_student").spec.replace(lr=0.1, lr_drop=(3, 0.5))
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+    for step in range(10):
+        assert spec.lr_at(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        schedule.step()
 
 
 def test_mnist_equals_the_plain_loop(mnist_data):
@@ -106,7 +156,7 @@ def test_a_run_does_not_depend_on_its_neighbours():
         alone = Trainer(task, [spec], data)
         alone.train()
         for name, p in alone.runs.params.items():
-            torch.testing.assert_close(together.runs.params[name][row], p[0], rtol=0, atol=1e-9)
+            torch.testing.assert_close(together.runs.params[name][row], p[0], rtol=0, atol=10 * TOLERANCE)
 
 
 def test_alpha_scales_every_parameter():
@@ -218,7 +268,7 @@ def test_probes_and_perturbation_reach_the_run_and_its_hash(spec, count):
         trainer = trainers[s] = Trainer(task, [s.replace(seed=r) for r in range(count)], data)
         trainer.train()
     moved, unmoved, plain = ([p.detach() for p in t.runs.params.values()] for t in trainers.values())
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(unmoved, plain, strict=True))
+    assert all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(unmoved, plain, strict=True))
     assert not any(torch.allclose(a, b, atol=1e-6) for a, b in zip(moved, plain, strict=True))
     frame = trainers[changed].frames()[0]
     probed = frame[frame["metric"] == "input_gradient"]
