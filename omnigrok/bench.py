@@ -44,6 +44,8 @@ ROUND_SECONDS = 0.3
 ORDINARY = ("published", "plain")
 """Loops of the process that is as Python starts it."""
 WARM_UP = 3
+LATE_STEPS, TIMED = 3_000, 100
+"""Of `bench_denormals`: steps trained, and how many at either end are timed."""
 MATMULS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm)
 
 
@@ -104,9 +106,9 @@ def fetched(task: Task) -> None:
 
 
 @contextlib.contextmanager
-def _process(spec: RunSpec, device: str, *, keeps: bool) -> Iterator[ProcessPoolExecutor]:
+def _process(spec: RunSpec, device: str, *, keeps: bool, flush: bool = True) -> Iterator[ProcessPoolExecutor]:
     """A process of its own, of as many threads as this one, with the data of a run."""
-    arguments = torch.get_num_threads(), spec, device, keeps
+    arguments = torch.get_num_threads(), spec, device, keeps, flush
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, arguments) as process:
         yield process
 
@@ -115,15 +117,16 @@ _DATA: list[TaskData] = []
 """What `_start` loaded in this process."""
 
 
-def _start(threads: int, spec: RunSpec, device: str, keeps: bool) -> None:
-    flush_denormals()
+def _start(threads: int, spec: RunSpec, device: str, keeps: bool, flush: bool) -> None:
+    if flush:
+        flush_denormals()
     torch.set_num_threads(threads)
     if keeps:
         keep_freed_memory()
     _DATA.append(task_data(spec, device))
 
 
-def _in_process(work: Callable[..., float], *arguments: object) -> float:
+def _in_process(work: Callable[..., Any], *arguments: object) -> Any:
     return work(_DATA[0], *arguments)
 
 
@@ -150,6 +153,29 @@ def bench_probe(task: Task, spec: RunSpec, device: str, runs: int = 32, points: 
                 times[form].append(work.result())
     plain, batched = (statistics.median(found) for found in times.values())
     return plain / batched
+
+
+def bench_denormals(task: Task, spec: RunSpec, device: str, runs: int = 2) -> pd.DataFrame:
+    """Milliseconds a step and run at the start and after LATE_STEPS steps, with denormals flushed and without.
+
+    Once the training set is memorised, gradients and moments become denormal: a processor that computes with them more
+    slowly has a last column that the first row alone keeps. Both train the landscape's run at growing alpha.
+    """
+    fetched(task)
+    rows = []
+    for flush in (True, False):
+        with _process(spec, device, keeps=True, flush=flush) as process:
+            early, late = process.submit(_in_process, denormal_turn, task, spec, device, runs).result()
+        rows.append((task.name, "flushed" if flush else "not flushed", 1e3 * early, 1e3 * late, late / early))
+    return pd.DataFrame(rows, columns=["task", "denormals", "ms early", "ms late", "late over early"])
+
+
+def denormal_turn(data: TaskData, task: Task, spec: RunSpec, device: str, runs: int) -> tuple[float, float]:
+    """Seconds a step and run in the first and in the last TIMED of LATE_STEPS steps, the median of each."""
+    specs = [spec.replace(steps=LATE_STEPS, alpha=8.0**r, seed=r) for r in range(runs)]
+    trainer = Trainer(task, specs, data, device)
+    times = [timed(trainer.update, device) for _ in range(LATE_STEPS)]
+    return statistics.median(times[WARM_UP:TIMED]) / runs, statistics.median(times[-TIMED:]) / runs
 
 
 def probe_turn(data: TaskData, task: Task, spec: RunSpec, device: str, form: str, runs: int, points: int) -> float:

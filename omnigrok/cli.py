@@ -307,15 +307,16 @@ def claims(figures: Path, write: Path | None) -> None:
     help="Runs together, separated by commas.",
 )
 @click.option("--probe", is_flag=True, help="Instead, time the local-complexity probe of 32 runs of the first task.")
+@click.option("--denormals", is_flag=True, help="Instead, time late steps with denormal numbers flushed and without.")
 @console.device_option
-def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, device: str) -> None:
+def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, denormals: bool, device: str) -> None:
     """Time the trainer against the published style of loop, the strongest plain loop and the matrix products alone.
 
     All ratios are measured in one run. Do it on an idle machine.
     """
     import torch
 
-    from omnigrok.bench import ROUNDS, bench_probe, markdown
+    from omnigrok.bench import ROUNDS, bench_denormals, bench_probe, markdown
     from omnigrok.bench import bench as measure
     from omnigrok.provenance import device_name
 
@@ -326,6 +327,13 @@ def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, de
         click.echo(
             f"local complexity of 32 {task.name} runs: {ratio:.1f} times a loop over models and points; {hardware}"
         )
+        return
+    if denormals:
+        task = get_task((tasks or ("mnist",))[0])
+        click.echo(
+            bench_denormals(task, task.landscape("default") or task.spec, device).round(3).to_string(index=False)
+        )
+        click.echo(hardware)
         return
     chosen = [get_task(name) for name in tasks or available_tasks()]
     tables = []

@@ -4,7 +4,7 @@ import torch
 
 from omnigrok import bench as bench_module
 from omnigrok import get_task
-from omnigrok.bench import Recorder, bench, bench_probe, markdown, probe_turn, turn, with_ratios
+from omnigrok.bench import Recorder, bench, bench_denormals, bench_probe, markdown, probe_turn, turn, with_ratios
 from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 
@@ -67,3 +67,36 @@ def test_the_probe_is_timed_in_processes_of_its_own(monkeypatch):
     monkeypatch.setattr(bench_module, "ROUNDS", 1)
     task = get_task("mnist")
     assert bench_probe(task, task.spec.replace(options=(("width", 20),)), "cpu", runs=2, points=5) > 0
+
+
+def test_late_steps_are_timed_with_denormals_flushed_and_without(monkeypatch, spec):
+    turns = []
+
+    class Process:
+        def submit(self, _, work, *arguments):
+            turns.append(arguments)
+            return self
+
+        def result(self):
+            return (1e-3, 2e-3 * len(turns))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+    flushes = []
+    monkeypatch.setattr(bench_module, "_process", lambda *_, keeps, flush: flushes.append(flush) or Process())
+    table = bench_denormals(get_task("teacher_student"), spec, "cpu")
+    assert flushes == [True, False]
+    assert table["late over early"].tolist() == [2.0, 4.0]
+    assert table["denormals"].tolist() == ["flushed", "not flushed"]
+
+
+def test_a_turn_of_late_steps(monkeypatch, spec):
+    monkeypatch.setattr(bench_module, "LATE_STEPS", 30)
+    monkeypatch.setattr(bench_module, "TIMED", 10)
+    early, late = bench_module.denormal_turn(task_data(spec, "cpu"), get_task("teacher_student"), spec, "cpu", 2)
+    assert 0 < early < 1
+    assert 0 < late < 1
