@@ -51,6 +51,25 @@ def test_an_attack_stays_in_its_ball_and_in_range_and_climbs(trainer, norm, eps,
     assert (accuracy(trainer, attacked, targets) <= accuracy(trainer, inputs, targets) + 0.05).all()
 
 
+def test_the_lengths_of_an_attacks_steps():
+    """A quarter of the radius each, or twice the radius falling linearly to zero."""
+    assert PGD(0.1).steps == RobustnessProbe().steps == 10
+    assert [PGD(0.1)._length(i) for i in range(3)] == pytest.approx([0.025] * 3)
+    assert [PGD(0.1, step=0.3)._length(i) for i in range(3)] == pytest.approx([0.3] * 3)
+    falling = [0.2, 0.16, 0.12, 0.08, 0.04]
+    assert [PGD(0.1, 5, decay=True)._length(i) for i in range(5)] == pytest.approx(falling)
+    assert [PGD(0.1, 5, step=1.0, decay=True)._length(i) for i in range(5)] == pytest.approx([5 * x for x in falling])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"eps": -0.1}, {"steps": -1}, {"restarts": 0}, {"norm": "l1"}, {"objective": "cw"}]
+)
+def test_impossible_attacks_are_refused(changes):
+    with pytest.raises(SpecError, match="attack"):
+        PGD(**{"eps": 0.1, **changes})
+    assert PGD(eps=0.0, steps=0, restarts=1)
+
+
 def test_no_radius_changes_nothing_and_a_larger_one_is_stronger(trainer):
     inputs, targets = batch(trainer, 100)
     assert torch.equal(PGD(0.0).attack(trainer, inputs, targets, "t")[0], inputs[0])
