@@ -1,4 +1,4 @@
-"""Local complexity: how many units change sign around a point (Humayun et al. 2024, section 3 and Fig. 4).
+"""Local complexity: how many units change sign around a point (Humayun et al. 2024, section 2.2 and Fig. 4).
 
 Around a point x lies the frame { x + r v, x - r v } of P orthonormal directions v. A unit counts where its
 pre-activation has not the same sign at all 2P vertices; the vertices go through every layer, so deeper counts are those

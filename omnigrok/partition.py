@@ -1,4 +1,4 @@
-"""The exact linear regions of a network on a plane of its input space (Humayun et al. 2023, SplineCam; 2024, Fig. 3).
+"""The exact linear regions of a network on a plane of its input space (Humayun et al. 2023, SplineCam; 2024, Fig. 2).
 
 On every region of the plane the network is one affine map. Regions are convex polygons, so each unit's zero set cuts a
 region along one straight segment: the polygons are clipped unit by unit, layer by layer, in float64, without a graph

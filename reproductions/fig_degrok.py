@@ -1,4 +1,4 @@
-"""De-grokking modular addition: the Transformer free and with its norm held (Liu et al. 2023, Fig. 8).
+"""De-grokking modular addition: the Transformer free and with its norm held (Liu et al. 2023, Fig. 8; arXiv: 7).
 
 Trained as usual, the network memorises within 300 steps and generalises thousands of steps later, when weight decay has
 brought its norm down. Started at 0.8 of the usual norm and held there, it generalises as soon as it memorises. Third

@@ -1,4 +1,4 @@
-"""How strongly each domain groks, at matched relative norm (Liu et al. 2023, sections 3 and 4).
+"""How strongly each domain groks, at matched relative norm (Liu et al. 2023, arXiv sections 4 and 5).
 
 The reduced test loss over its minimum against the norm over its critical norm: at three times the critical norm the gap
 can be read off for all domains alike; beside it, that gap. Below, the delay of each domain's published grokking run,

@@ -4,8 +4,9 @@ Maps: LSTMs held on spheres of alpha times the usual norm, trained on N reviews.
 with weight decay 1, the network fits its 750 reviews while the test accuracy stays at chance, and generalises later;
 from the usual initialisation both rise together. Accuracy is on 2,000 held-out reviews.
 
-The default preset is smaller than published (hidden size 256, 500 tokens): the runs have hidden size 64, 200 tokens and
-8,000 steps, the maps 32, 100 and 300. The paper preset is as published. The paper's values are for its own size.
+The default preset is smaller than the published code (hidden size 256, 500 tokens; 128 in the text): the runs have
+hidden size 64, 200 tokens and 8,000 steps, the maps 32, 100 and 300. The paper preset is as the code. The paper's
+values are for its own size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Norm and representation in MNIST: the Goldilocks zone hardly moves (Liu et al. 2023, section 4.2 and Fig. 7).
+"""Norm and representation in MNIST: the Goldilocks zone hardly moves (Liu et al. 2023, Fig. 7; arXiv: 8).
 
 Each image is mixed with a constant image that stands for its class: messiness 1 is MNIST, messiness 0 its labels. The
 maps show the reduced loss against norm and messiness with the paper's path A (not yet fitted), B (fitted and general),

@@ -1,4 +1,4 @@
-"""Norm and representation in modular addition: the toy's landscape (Liu et al. 2023, section 4.1 and Fig. 6).
+"""Norm and representation in modular addition: the toy's landscape (Liu et al. 2023, Fig. 6).
 
 A decoder on its norm sphere reads fixed embeddings that go from a line (messiness 0) to random. Maps: train and test
 loss against norm and messiness. The star and the cross are the paper's generalising and overfitting solutions. Below:

@@ -9,8 +9,8 @@ back between forward and backward pass. Both landscapes are trained; "--reading 
 notebook's, with the suite's dotted, "--reading corrected" the other way about. The sidecar names the verdicts that
 differ.
 
-Accuracy is the share of examples with a squared error below 0.001, as published: a threshold on the loss, which can
-turn a gradual fall into a sudden rise. So the loss is drawn beside it.
+Accuracy is the share of examples with a squared error below 0.001, the notebook's threshold (0.01 in the text): one on
+the loss can turn a gradual fall into a sudden rise. So the loss is drawn beside it.
 """
 
 from __future__ import annotations

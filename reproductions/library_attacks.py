@@ -1,11 +1,11 @@
 """The final networks of `fig_partition` under strong attacks, the suite's and a library's, beside plain PGD.
 
-PGD of 10 constant steps without restarts is how Humayun et al. 2024 attack and what `fig_delayed_robustness` draws. An
-attack that follows the gradient can be fooled. This command attacks the weights that `fig_partition` keeps, of the same
-network and training, with the suite's PGD of 20 restarts and decaying steps on three objectives, and with APGD (Croce
-and Hein 2020) and the gradient-free Square attack of the Adversarial Robustness Toolbox, and writes the accuracy under
-each and under all of either side. Train the networks first: python -m reproductions.fig_partition. Needs the `test`
-extra.
+Plain PGD, which `fig_delayed_robustness` draws, takes 10 constant steps of a quarter of the radius from one random
+start; Humayun et al. 2024 take 100 steps of 4/255 on MNIST, which is not among the attacks here. An attack that follows
+the gradient can be fooled. This command attacks the weights that `fig_partition` keeps, of the same network and
+training, with the suite's PGD of 20 restarts and decaying steps on three objectives, and with APGD (Croce and Hein
+2020) and the gradient-free Square attack of the Adversarial Robustness Toolbox, and writes the accuracy under each and
+under all of either side. Train the networks first: python -m reproductions.fig_partition. Needs the `test` extra.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small subset of MNIST, an MLP and the squared error (Liu et al. 2023, section 3.2 and Fig. 3)."""
+"""A small subset of MNIST, an MLP and the squared error (Liu et al. 2023, Fig. 3)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from tasks.mnist_data import DATASET, read_idx
 
 
 class MNIST(Task):
-    """The first N training images as published, all 10,000 test images, a 784-200-200-10 ReLU MLP.
+    """The first N training images, all 10,000 test images, a 784-200-200-10 ReLU MLP.
 
-    Pixels in [0, 1] without further normalisation, targets one-hot, squared error averaged over the ten outputs.
+    The published code takes the first N, the text says a random subset. Pixels in [0, 1] without further normalisation,
+    targets one-hot, squared error averaged over the ten outputs.
     Grokking run: N = 1000, alpha = 8, AdamW with lr 1e-3 and weight decay 0.01, batches of 200, 1e5 steps.
     Landscape: no weight decay, norm held, batches of 100, 1e4 steps. Humayun et al. (2024) take depth 4 (Linear
-    layers), width 200; label_noise is the share of training labels that are drawn at random.
+    layers), width 200, alpha 1 or 8; label_noise, the share of training labels drawn at random, is 1 in their Fig. 13.
     """
 
     name = "mnist"

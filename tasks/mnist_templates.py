@@ -1,4 +1,4 @@
-"""MNIST mixed with a constant image for each class (Liu et al. 2023, section 4.2 and Fig. 7)."""
+"""MNIST mixed with a constant image for each class (Liu et al. 2023, Fig. 7; arXiv: Fig. 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modular arithmetic with a one-layer Transformer (Power et al. 2022; Liu et al. 2023, section 4.2 and Fig. 8)."""
+"""Modular arithmetic with a one-layer Transformer (Power et al. 2022; Liu et al. 2023, Fig. 8; arXiv: Fig. 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modular addition with fixed embeddings of adjustable messiness (Liu et al. 2023, section 4.1 and Fig. 6)."""
+"""Modular addition with fixed embeddings of adjustable messiness (Liu et al. 2023, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ CLOSE = 0.1  # squared error below which an answer counts as right; two random t
 class ModularToy(Task):
     """A decoder MLP reads E_i + E_j and answers with the random vector that stands for (i + j) mod 10.
 
-    Published: 45 of the 55 pairs i <= j for training, embeddings in two dimensions that go from a line (each number at
-    its place, second coordinate within 0.3) to random, E = a random + (1 - a) line, fixed while the decoder is trained
-    on its norm sphere; 2-200-200-30 with LeakyReLU 0.2, Adam lr 1e-2, betas (0.9, 0.99), lr times 0.2 every 5,000
-    steps, 15,000 steps. The figures' messiness is m = 5 a, the option here is a.
+    Published (code): 45 of the 55 pairs i <= j for training, embeddings in two dimensions that go from a line (each
+    number at its place, second coordinate within 0.3) to random, E = a random + (1 - a) line, fixed while the decoder
+    is trained on its norm sphere; 2-200-200-30 with LeakyReLU 0.2, Adam lr 1e-2, betas (0.9, 0.99), lr times 0.2 every
+    5,000 steps, 15,000 steps. The text's appendix D differs (reproductions/differences.md). The figures' messiness is
+    m = 5 a, the option here is a.
     """
 
     name = "modular_toy"

@@ -1,4 +1,4 @@
-"""Polarizability of small molecules with a graph network (Liu et al. 2023, section 3.2 and Fig. 5)."""
+"""Polarizability of small molecules with a graph network (Liu et al. 2023, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ HIDDEN, OUT = 32, 16
 class QM9(Task):
     """The first 2N molecules of QM9, split in halves; NNConv 11-32-16, global add pool, MLP 16-32-1.
 
-    Published (Fig. 5): N = 50 molecules for training and 50 for the test, the smallest of the set, because they come
-    first; target isotropic polarizability in Bohr^3, not normalised; mean squared error, batches of 32, AdamW lr 1e-3
-    without weight decay, alpha = 3, 1e5 steps. ``subset="shuffled"`` takes 2N molecules of all 130,831 instead.
+    Published (code of Fig. 5): N = 50 molecules for training (the caption says 200) and 50 for the test, the smallest
+    of the set, because they come first; target isotropic polarizability in Bohr^3, not normalised; mean squared error,
+    batches of 32, AdamW lr 1e-3 without weight decay, alpha = 3, 1e5 steps. ``subset="shuffled"`` takes 2N molecules of
+    all 130,831 instead.
     The loss here is the true mean squared error in Bohr^6. The published curves divide a batch's mean by the batch size
     once more, so they show about 1/32 of it.
     """

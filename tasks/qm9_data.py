@@ -93,10 +93,11 @@ DATASET = Dataset(
 def featurise(smiles: list[str]) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs of the bond-typed network, padded to the largest molecule.
 
-    Node features as torch_geometric's QM9: one-hot H C N O F, atomic number, aromatic, sp, sp2, sp3, number of H
-    neighbours. Bonds are one-hot over single, double, triple, aromatic. Returns (molecule, atom, 55): for each bond
-    type the neighbours' summed features, then the atom's own; (molecule, 4, atom, atom): the bonds; (molecule, atom): 1
-    for atoms, 0 for padding.
+    Node features in the order of torch_geometric's QM9: one-hot H C N O F, atomic number, aromatic, sp, sp2, sp3,
+    number of H neighbours; bonds one-hot over single, double, triple, aromatic. Molecules are sanitised here; there
+    they are not, and aromatic, sp, sp2, sp3 and the aromatic bond are 0 for all. Returns (molecule, atom, 55): for each
+    bond type the neighbours' summed features, then the atom's own; (molecule, 4, atom, atom): the bonds; (molecule,
+    atom): 1 for atoms, 0 for padding.
     """
     from rdkit import Chem
 

@@ -1,4 +1,4 @@
-"""Teacher-student regression (Liu et al. 2023, section 3.1 and Fig. 2)."""
+"""Teacher-student regression (Liu et al. 2023, Fig. 2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class TeacherStudent(Task):
     Published: 100 training and 100 test examples, x ~ N(0, I_5), no noise, a 5-100-100-5 tanh network with torch's
     default init as teacher. Here the test set has 1,000 examples. Grokking run: student at alpha = 2, AdamW with
     weight decay 0.05, 1e5 steps; landscape: Adam on the norm sphere, 1e4 steps. Accuracy is the share of examples
-    with a squared error (mean over the five outputs) below 0.001, as published: a thresholded loss, so look at both.
+    with a squared error (mean over the five outputs) below 0.001, as in the published notebook (the text: 0.01): a
+    thresholded loss, so look at both.
     """
 
     name = "teacher_student"
