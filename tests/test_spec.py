@@ -102,6 +102,15 @@ def test_names_and_seeds_are_what_they_were():
     }  # fmt: skip
 
 
+def test_what_a_spec_leaves_out_is_the_default():
+    assert vars(RunSpec(**BASE)) == {
+        **BASE, "alpha": 1.0, "seed": 0, "weight_decay": 0.0, "sphere": False, "optimizer": "adamw",
+        "betas": (0.9, 0.999), "batch_size": None, "lr_drop": None, "gradient_clip": None, "dtype": "float32",
+        "subset": "first", "data_seed": 0, "evaluation_density": 1, "options": (), "probes": (), "perturbation": None,
+        "keep": (), "sphere_first_twice": False, "sphere_early": False,
+    }  # fmt: skip
+
+
 def test_options_are_read_with_and_without_a_default():
     spec = RunSpec(**BASE, options={"p": np.int64(7), "name": "x"})
     assert spec.options == (("name", "x"), ("p", 7))
