@@ -29,7 +29,7 @@ from omnigrok.claims import Claim, Tables, measured_text, read_sidecars
 from omnigrok.data import file_sha256, make_folder
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.provenance import default_workers, provenance
-from omnigrok.spec import RunSpec
+from omnigrok.spec import TRAINER_VERSION, RunSpec
 from omnigrok.store import Store, atomic
 from omnigrok.style import tidy, use_style
 from omnigrok.sweep import describe, run_sweep, unique
@@ -216,7 +216,11 @@ class Reproduction:
             "wall_seconds": round(time.time() - start, 1),
             "training_seconds": round(store.training_seconds(specs), 1),
             "data": _data_record(specs),
-            "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
+            "provenance": {
+                **provenance(device),
+                "dtype": sorted({spec.dtype for spec in specs}),
+                "trainer": TRAINER_VERSION,
+            },
         }
         use_style()
         picture = self.draw(tables, options)

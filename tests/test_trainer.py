@@ -54,6 +54,19 @@ def test_teacher_student_equals_the_plain_loop(optimizer, batch_size):
     assert_equals_oracle(task, specs[1:2], data)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_clipped_gradient_equals_the_plain_loops(optimizer):
+    """Limits that clip every step, some steps and none."""
+    task = get_task("teacher_student")
+    data = task_data(task.spec.replace(dtype="float64"), "cpu")
+    norms = []
+    for limit in (1e-4, 0.3, 1e3):
+        specs = rows(task.spec, optimizer=optimizer, gradient_clip=limit, batch_size=10)
+        norms.append(assert_equals_oracle(task, specs, data).runs.norm()[0].item())
+        assert_equals_oracle(task, specs[1:2], data)
+    assert norms[0] != pytest.approx(norms[2], rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "fault", [{"lr": 1.001}, {"weight_decay": 1.001}, {"alpha": 1 + 1e-6}], ids=["lr", "weight decay", "init"]
 )

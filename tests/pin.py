@@ -1,0 +1,112 @@
+"""What is pinned, and how it is pinned anew: ``python tests/pin.py names`` and ``python tests/pin.py losses``.
+
+Names: a digest of the run names of every figure, preset and reading, under the first version of the trainer.
+Losses: of small runs of every task, at three steps in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import omnigrok.spec
+from omnigrok import RunSpec, available_tasks, get_task
+from omnigrok.figure import PRESETS, READINGS, Options
+from omnigrok.robustness import PGD, GaussianNoise
+from omnigrok.sweep import unique
+from omnigrok.task import run_hash, task_data
+from omnigrok.trainer import Trainer
+from reproductions.all import figures
+
+NAMES, LOSSES = (Path(__file__).with_name(f"pinned_{what}.csv") for what in ("names", "losses"))
+STEPS = (0, 1, 2, 3)
+TESTED = 100  # test examples
+SMALL = {  # what makes a task's run quick
+    "cifar10": {"n_train": 8, "batch_size": 4, "options": {"network": "cnn", "width": 2}},
+    "imdb": {
+        "n_train": 12,
+        "batch_size": 6,
+        "options": {"hidden": 4, "length": 20, "stop_words": True, "vocabulary": 50},
+    },
+    "mnist": {"n_train": 12, "batch_size": 6},
+    "mnist_templates": {"n_train": 12, "batch_size": 6},
+    "modular": {"n_train": 20, "batch_size": 10, "options": {"operation": "add", "p": 7}},
+    "modular_toy": {"n_train": 20},
+    "qm9": {"n_train": 12, "batch_size": 6},
+    "teacher_student": {"n_train": 20, "batch_size": 10},
+}
+VARIANTS = {  # of the tasks that all mechanisms are tried on
+    "as published": {},
+    "adam": {"optimizer": "adam", "weight_decay": 0.1},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "betas": (0.8, 0.9)},
+    "sphere": {"sphere": True, "alpha": 2.0},
+    "sphere, early, first twice": {"sphere": True, "sphere_early": True, "sphere_first_twice": True},
+    "falling rate": {"lr_drop": (1, 0.5)},
+    "clipped": {"gradient_clip": 0.01},
+    "shuffled": {"subset": "shuffled", "data_seed": 1},
+    "noise": {"perturbation": GaussianNoise(0.1)},
+    "attacked": {"perturbation": PGD(0.1, 2)},
+}
+
+
+def options_of(figure, preset: str, reading: str) -> Options:
+    """A figure's options as if all data were there: nothing is fetched."""
+    return Options(preset=preset, seeds=figure.seeds[preset], reading=reading, tasks=tuple(figure.tasks()))
+
+
+def names(figure, preset: str, reading: str, trainer: int) -> list[str]:
+    """The names of a figure's runs under a version of the trainer."""
+    before = omnigrok.spec.TRAINER_VERSION
+    omnigrok.spec.TRAINER_VERSION = trainer
+    try:
+        return [run_hash(spec) for spec in unique(figure.sweep(options_of(figure, preset, reading)))]
+    finally:
+        omnigrok.spec.TRAINER_VERSION = before
+
+
+def digests() -> pd.DataFrame:
+    rows = []
+    for figure in figures():
+        for preset in PRESETS:
+            for reading in READINGS:
+                found = names(figure, preset, reading, trainer=1)
+                digest = hashlib.sha256(" ".join(sorted(found)).encode()).hexdigest()[:16]
+                rows.append((figure.name, preset, reading, len(found), digest))
+    return pd.DataFrame(rows, columns=["figure", "preset", "reading", "runs", "digest"])
+
+
+def pinned_specs(task: str) -> dict[str, RunSpec]:
+    """Small runs of a task by what is special about them."""
+    base = get_task(task).spec.replace(dtype="float64", steps=STEPS[-1], evaluation_density=1, **SMALL.get(task, {}))
+    chosen = VARIANTS if task in ("mnist", "teacher_student") else {"as published": {}}
+    left_out = ("attacked",) if task == "teacher_student" else ()  # a regression has no classes to attack
+    return {name: base.replace(**changes) for name, changes in chosen.items() if name not in left_out}
+
+
+def losses(specs: dict[str, RunSpec]) -> pd.DataFrame:
+    """Train and test loss and the weight norm at STEPS."""
+    tables = []
+    for variant, spec in specs.items():
+        data = task_data(spec, "cpu")
+        few = tuple(x[:TESTED] for x in data.test_inputs), data.test_targets[:TESTED]
+        data = dataclasses.replace(data, test_inputs=few[0], test_targets=few[1])
+        trainer = Trainer(get_task(spec.task), [spec], data)
+        trainer.train()
+        [table] = trainer.frames()
+        kept = table[table["metric"].isin(["loss", "weight_norm"]) & table["step"].isin(STEPS)]
+        tables.append(kept.assign(task=spec.task, variant=variant))
+    return pd.concat(tables)[["task", "variant", "step", "split", "metric", "value"]].reset_index(drop=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["names"]:
+        digests().to_csv(NAMES, index=False)
+    elif sys.argv[1:] == ["losses"]:
+        found = [losses(pinned_specs(task)) for task in available_tasks()]
+        pd.concat(found).to_csv(LOSSES, index=False, float_format="%.17g")
+    else:
+        sys.exit(__doc__)
