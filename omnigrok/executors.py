@@ -1,7 +1,8 @@
 """Where batches are trained: in this process, in a pool of processes, or by any `concurrent.futures.Executor`.
 
 A Dask cluster takes part through ``distributed.Client(address).get_executor()``. Workers share nothing but the store's
-folder, whose locks and checkpoints make them safe to kill.
+folder, whose checkpoints make them safe to kill. Each batch goes to one worker; the store's locks hold only between
+processes of one machine, so two clusters must not work on one store at a time.
 """
 
 from __future__ import annotations
