@@ -10,23 +10,28 @@ batches and ends with the same bits.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
 
+from omnigrok.errors import NewerFileError
+from omnigrok.files import atomic, holding, reading
 from omnigrok.processor import flushed, threads
 from omnigrok.provenance import device_name
 from omnigrok.spec import RunSpec
-from omnigrok.store import Store, atomic
+from omnigrok.store import Store
 from omnigrok.task import Task, TaskData
 from omnigrok.trainer import Trainer, batch_key
 
+FORMAT = 1
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LARGEST_ON_CPU = 64
 """Where every model's matrices already fill the cores, larger batches only cost memory and time to measure."""
@@ -82,12 +87,11 @@ def batching(
     known = _read(path)
     if key not in known:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_suffix(".lock")):  # who measures at the same time is timed too slow
+        with holding(filelock.FileLock(path.with_suffix(".lock"))):  # who measures at the same time is timed too slow
             known = _read(path)
             if key not in known:
                 known[key] = asdict(measure(task, spec, data, device, largest, most_threads))
-                with atomic(path, locked=True) as temporary:
-                    temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
+                _write(path, known)
     return Batching(**known[key])
 
 
@@ -207,11 +211,28 @@ def _cgroup_limits(processes: Path = Path("/proc/self/cgroup"), root: Path = Pat
     return []
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
+    """The measurements in a file, or none where it is not there or damaged: then they are made anew.
+
+    Raises:
+        OmnigrokError: the system does not let it be read, or a newer version wrote it.
+    """
     try:
-        known = json.loads(path.read_text())
-        for entry in known.values():
-            Batching(**entry)
-        return dict(known)
-    except (OSError, ValueError, TypeError, AttributeError):
+        with reading(path):
+            content = json.loads(path.read_bytes())
+        if content["format"] > FORMAT:
+            raise NewerFileError(path, content["format"], FORMAT)
+        known: dict[str, Any] = content["measured"]
+        return known if content["sha256"] == _sha256(known) else {}
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
         return {}
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    content = {"format": FORMAT, "sha256": _sha256(known), "measured": known}
+    with atomic(path, locked=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
+
+
+def _sha256(known: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -113,7 +113,7 @@ def run_one(
     that was interrupted goes on from its last checkpoint.
     """
     from omnigrok.analysis import grokking_times
-    from omnigrok.data import make_folder
+    from omnigrok.files import make_folder
     from omnigrok.store import Store, read_run
     from omnigrok.sweep import run_sweep
 
@@ -169,8 +169,8 @@ def _time(steps: int, censored: bool) -> str:
 
 
 def _save_curve(path: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
+    from omnigrok.files import atomic
     from omnigrok.panels import grokking_panel
-    from omnigrok.store import atomic
     from omnigrok.style import HEIGHT, WIDTH, use_style
 
     use_style()
@@ -194,12 +194,17 @@ def status(results: Path) -> None:
 
     if not results.is_dir():
         raise OmnigrokError(f"there is no store at {results}; a figure or `omnigrok run` makes one")
-    rows, damaged = [], []
+    rows, notes = [], []
     for path in run_files(results):
         try:
             table, run, _ = read_run(path)
+        except FileNotFoundError:  # another process may set it aside while we look
+            continue
         except CorruptFileError as error:
-            damaged.append(str(error))
+            notes.append(f"damaged: {error}; it is trained again when it is asked for")
+            continue
+        except OmnigrokError as error:
+            notes.append(f"left out: {error}")
             continue
         first = table.iloc[0]
         rows.append(
@@ -226,8 +231,8 @@ def status(results: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # its batch may end while we look
             age = time.time() - path.stat().st_mtime
             click.echo(f"unfinished batch: {path} (saved {age / 60:.0f} min ago; the same command goes on from it)")
-    for line in damaged:
-        click.echo(f"damaged: {line}; it is trained again when it is asked for")
+    for line in notes:
+        click.echo(line)
 
 
 @cli.group("data", invoke_without_command=True)
@@ -283,7 +288,7 @@ def _datasets() -> dict[str, Any]:
 def claims(figures: Path, write: Path | None) -> None:
     """The claims of all figures with their verdicts, from the figures' sidecars."""
     from omnigrok.claims import markdown_table, read_sidecars, replace_table
-    from omnigrok.store import atomic
+    from omnigrok.files import atomic
 
     table = markdown_table(read_sidecars(figures))
     if write is None:

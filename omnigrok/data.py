@@ -26,7 +26,8 @@ from typing import Any, Protocol
 import filelock
 import platformdirs
 
-from omnigrok.errors import CorruptFileError, DataUnavailableError, OmnigrokError
+from omnigrok.errors import CorruptFileError, DataUnavailableError, first_line
+from omnigrok.files import file_sha256, holding, make_folder
 
 CONNECT_SECONDS = 5
 """How long a publisher may take to answer before the next source is tried."""
@@ -101,7 +102,7 @@ class Dataset:
             self.verify(self.folder)
             return self.folder
         make_folder(self.folder)
-        with filelock.FileLock(self.folder / ".lock"):
+        with holding(filelock.FileLock(self.folder / ".lock")):
             if folder is not None:
                 return self._take(FolderSource(folder), explain=False)
             if self.present():  # another process was faster
@@ -325,22 +326,3 @@ def run_client(command: list[str]) -> None:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if "ERROR" in line or "error" in line), lines[-1] if lines else "failed")
         raise DataUnavailableError(reason.strip()[:200])
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder; one that cannot be created or written to ends in one line."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OmnigrokError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -26,11 +26,11 @@ from matplotlib.figure import Figure
 
 from omnigrok import console
 from omnigrok.claims import Claim, Tables, measured_text, read_sidecars
-from omnigrok.data import file_sha256, make_folder
 from omnigrok.errors import DataUnavailableError, OmnigrokError
+from omnigrok.files import atomic, file_sha256, make_folder
 from omnigrok.provenance import default_workers, provenance
 from omnigrok.spec import TRAINER_VERSION, RunSpec
-from omnigrok.store import Store, atomic
+from omnigrok.store import Store
 from omnigrok.style import tidy, use_style
 from omnigrok.sweep import describe, run_sweep, unique
 from omnigrok.task import data_sha256, get_task, run_hash
@@ -150,8 +150,8 @@ class Reproduction:
             click.Option(
                 ["--workers"],
                 type=click.IntRange(1),
-                help="Processes that share the work. Default: one a core on a CPU, one on a GPU. Machines on one file "
-                "system may also run the same command side by side.",
+                help="Processes that share the work. Default: one a core on a CPU, one on a GPU. The same command may "
+                "also run several times on one machine.",
             ),
             click.Option(["--dry-run"], is_flag=True, help="Print runs, steps, time and memory; train nothing."),
             click.Option(["--force"], is_flag=True, help="Train again what is in the store."),

@@ -3,20 +3,22 @@
 ``results/<task>/<hash>.parquet`` holds the long table (run, task, alpha, n_train, weight_decay, seed, step, split,
 metric, value). Its metadata holds the spec, the content checksum and the provenance; what differs between two
 identical computations (time, host load) is under a key of its own, `HOST_KEY`.
-Weights that a run keeps lie as ``results/<task>/weights/<hash>.pt``.
-Batches in progress lie as ``results/<task>/checkpoints/<hash>.pt``, locks as ``results/<task>/locks/<hash>``.
+Weights that a run keeps lie as ``results/<task>/weights/<hash>.pt``, sealed; `torch.load` reads them as they are.
+Batches in progress lie as ``results/<task>/checkpoints/<hash>.pt``, sealed, locks as ``results/<task>/locks/<hash>``.
+
+Nothing that is read is used unchecked. Damaged is only what fails its checksum in a known format; what the system does
+not let be read, and what a newer version wrote, ends in one line and is left as it is. Format 1 had no number and
+a checksum over a fixed list of columns, none over its metadata; it is still read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
+import io
 import json
 import os
-import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from omnigrok.data import first_line, make_folder
-from omnigrok.errors import CorruptFileError, OmnigrokError
+from omnigrok import sealed
+from omnigrok.errors import CorruptFileError, NewerFileError, OmnigrokError, first_line
+from omnigrok.files import atomic, make_folder, reading
 from omnigrok.spec import RunSpec
 from omnigrok.task import run_hash
 
+FORMAT = 2
 RUN_KEY, HOST_KEY = b"omnigrok.run", b"omnigrok.host"
+FORMAT_KEY, SHA256_KEY = b"omnigrok.format", b"omnigrok.sha256"
+COMPRESSION = "zstd"
 MEASURED = ["step", "split", "metric", "value"]
 COLUMNS = ["run", "task", "alpha", "n_train", "weight_decay", "seed", *MEASURED]
 
@@ -64,16 +70,20 @@ class Store:
             weight_decay=spec.weight_decay,
             seed=spec.seed,
         )[COLUMNS]
-        content = {"spec": spec.canonical(), "sha256": content_sha256(table), **run}
-        metadata = {RUN_KEY: json.dumps(content, sort_keys=True), HOST_KEY: json.dumps(host, sort_keys=True)}
-        arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(metadata)
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        content = {"spec": spec.canonical(), "sha256": table_sha256(arrow), **run}
+        metadata = {
+            FORMAT_KEY: str(FORMAT).encode(),
+            RUN_KEY: json.dumps(content, sort_keys=True).encode(),
+            HOST_KEY: json.dumps(host, sort_keys=True).encode(),
+        }
+        metadata[SHA256_KEY] = metadata_sha256(metadata)
         with atomic(self.path(spec), locked=True) as temporary:
-            pq.write_table(arrow, temporary, compression="zstd")
+            pq.write_table(arrow.replace_schema_metadata(metadata), temporary, compression=COMPRESSION)
 
     def write_weights(self, spec: RunSpec, weights: dict[int, dict[str, torch.Tensor]]) -> None:
         """Keep a run's weights at some steps. Written before its table: a finished run has them."""
-        with atomic(self.weights_path(spec), locked=True) as temporary:
-            torch.save(weights, temporary)
+        sealed.save(self.weights_path(spec), weights, "weights", run_hash(spec), locked=True)
 
     def weights_path(self, spec: RunSpec) -> Path:
         return self.root / spec.task / "weights" / f"{run_hash(spec)}.pt"
@@ -86,9 +96,11 @@ class Store:
         """
         path = self.weights_path(spec)
         try:
-            kept: dict[int, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise OmnigrokError(f"no weights at {path} ({first_line(error)}); --force trains the run again") from error
+            kept: dict[int, dict[str, torch.Tensor]] = sealed.load(path, "weights", run_hash(spec))
+        except FileNotFoundError as error:
+            raise OmnigrokError(f"there are no weights at {path}; --force trains the run again") from error
+        except CorruptFileError as error:
+            raise CorruptFileError(f"{error}; --force trains the run again") from error
         return kept
 
     def read(self, spec: RunSpec) -> pd.DataFrame | None:
@@ -96,20 +108,29 @@ class Store:
 
         Raises:
             CorruptFileError: the file is damaged or belongs to another run.
+            OmnigrokError: the system does not let it be read, or a newer version wrote it.
         """
-        path = self.path(spec)
-        return read_run(path)[0] if path.is_file() else None
+        try:
+            return read_run(self.path(spec))[0]
+        except FileNotFoundError:
+            return None
 
     def finished(self, spec: RunSpec) -> bool:
-        """Whether a sound result is there. A damaged one is named, set aside as .corrupt, and counts as not there."""
+        """Whether a sound result is there. A damaged one counts as none; other errors as of `read`. Changes nothing."""
         try:
             return self.read(spec) is not None
+        except CorruptFileError:
+            return False
+
+    def set_aside_damaged(self, spec: RunSpec) -> None:
+        """Rename a damaged result to .corrupt and say so. For whoever holds the run's lock and trains it again."""
+        try:
+            self.read(spec)
         except CorruptFileError as error:
             path = self.path(spec)
             aside = path.with_suffix(".corrupt")
             os.replace(path, aside)
             warnings.warn(f"{error}; kept as {aside.name}, the run is trained again", stacklevel=2)
-            return False
 
     def load(self, specs: Sequence[RunSpec]) -> pd.DataFrame:
         """The long tables of finished runs, one below the other."""
@@ -118,7 +139,7 @@ class Store:
 
     def training_seconds(self, specs: Sequence[RunSpec]) -> float:
         """What the runs cost when they were trained: their share of their batches' seconds."""
-        found = [read_run(self.path(spec)) for spec in specs if self.path(spec).is_file()]
+        found = [read_run(self.path(spec)) for spec in specs if self.read(spec) is not None]
         return sum(host["batch_seconds"] / run["runs_per_batch"] for _, run, host in found)
 
     def delete(self, specs: Sequence[RunSpec]) -> None:
@@ -135,7 +156,7 @@ class Store:
                     path.unlink(missing_ok=True)
 
     def lock(self, spec: RunSpec) -> filelock.BaseFileLock:
-        """A lock that only one process holds for a run; the system frees it when the process ends, however it ends."""
+        """A lock that only one process of a machine holds for a run; the system frees it however the process ends."""
         path = self.root / spec.task / "locks" / run_hash(spec)
         path.parent.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(path)
@@ -147,28 +168,43 @@ class Store:
 
     def save_checkpoint(self, specs: Sequence[RunSpec], state: dict[str, Any], seconds: float) -> None:
         """Keep a trainer's state and the seconds spent on it so far."""
-        with atomic(self.checkpoint_path(specs), locked=True) as temporary:
-            torch.save({"runs": list(map(run_hash, specs)), "state": state, "seconds": seconds}, temporary)
+        path = self.checkpoint_path(specs)
+        content = {"runs": list(map(run_hash, specs)), "state": state, "seconds": seconds}
+        sealed.save(path, content, "checkpoint", path.stem, locked=True)
 
     def load_checkpoint(self, path: Path, device: str) -> dict[str, Any] | None:
-        """A checkpoint's content, or None when it is not there or not readable (it is then named and removed)."""
-        if not path.is_file():
-            return None
+        """A checkpoint's content; None when it is not there, or is damaged or another batch's: then named and removed.
+
+        Raises:
+            OmnigrokError: the system does not let it be read, or a newer version wrote it.
+        """
         try:
-            saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            saved: dict[str, Any] = sealed.load(path, "checkpoint", path.stem, device)
             return saved
-        except Exception as error:
-            warnings.warn(f"checkpoint {path} is damaged ({first_line(error)}); starting again", stacklevel=2)
+        except FileNotFoundError:
+            return None
+        except CorruptFileError as error:
+            warnings.warn(f"checkpoint {error}; starting again", stacklevel=2)
             path.unlink(missing_ok=True)
             return None
 
     def checkpointed_batches(self, task: str) -> list[tuple[Path, list[str]]]:
-        """Checkpoints of a task and the hashes of their runs, in batch order."""
+        """Checkpoints of a task and the hashes of their runs, in batch order, as far as they can be gone on with."""
         result = []
         for path in sorted((self.root / task / "checkpoints").glob("*.pt")):
-            with contextlib.suppress(Exception):  # a damaged one is reported when it is loaded
-                result.append((path, torch.load(path, map_location="meta", weights_only=True, mmap=True)["runs"]))
+            try:
+                result.append((path, sealed.load(path, "checkpoint", path.stem, "meta")["runs"]))
+            except (FileNotFoundError, CorruptFileError, NewerFileError):
+                continue  # said by the batch that would go on from it
         return result
+
+    def delete_finished_checkpoints(self, specs: Sequence[RunSpec]) -> None:
+        """Delete the checkpoints of batches that are finished: they were killed after their last run was stored."""
+        finished = {run_hash(spec) for spec in specs if self.finished(spec)}
+        for task in {spec.task for spec in specs}:
+            for path, batch in self.checkpointed_batches(task):
+                if finished.issuperset(batch):
+                    path.unlink(missing_ok=True)
 
 
 def run_files(root: Path) -> list[Path]:
@@ -180,61 +216,74 @@ def read_run(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     """Long table, run metadata and host metadata of one file, verified. Not to be changed: a figure asks three times.
 
     Raises:
+        FileNotFoundError: there is no such file.
         CorruptFileError: not a Parquet file, no metadata, or content that differs from its checksum.
+        OmnigrokError: the system does not let it be read, or a newer version wrote it.
     """
-    try:
+    with reading(path):
         state = path.stat()
-    except OSError as error:
-        raise CorruptFileError(f"{path} is damaged ({first_line(error)})") from error
-    return _read_run(path, state.st_mtime_ns, state.st_size)
+        return _read_run(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=2048)  # all figures at the default preset have 1,531 runs
 def _read_run(path: Path, _modified: int, _size: int) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
+    content = path.read_bytes()  # an OSError here is the system's; from the bytes on, whatever fails is their fault
+    if not pa.Codec.is_available(COMPRESSION):
+        raise OmnigrokError(f"the installed pyarrow has no {COMPRESSION}, which the store needs: reinstall pyarrow")
     try:
-        arrow = pq.read_table(path)
-        metadata = arrow.schema.metadata or {}
+        metadata = pq.read_schema(io.BytesIO(content)).metadata or {}
+        number = int(metadata.get(FORMAT_KEY, b"1"))
+        if number > FORMAT:
+            raise NewerFileError(path, number, FORMAT)
+        arrow = pq.read_table(io.BytesIO(content))
         run, host = json.loads(metadata[RUN_KEY]), json.loads(metadata[HOST_KEY])
         table = arrow.to_pandas()
-        sound = content_sha256(table) == run["sha256"] and set(table["run"]) <= {path.stem}
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        if number == 1:
+            sound = fixed_columns_sha256(table) == run["sha256"]
+        else:
+            sound = metadata_sha256(metadata) == metadata[SHA256_KEY] and table_sha256(arrow) == run["sha256"]
+        sound = sound and set(table["run"]) == {path.stem}
+    except OmnigrokError:
+        raise
+    except MemoryError as error:
+        raise OmnigrokError(f"memory ran out while {path} was read") from error
+    except Exception as error:
         raise CorruptFileError(f"{path} is damaged ({first_line(error)})") from error
     if not sound:
-        raise CorruptFileError(f"{path} is damaged (its content differs from its checksum)")
+        raise CorruptFileError(f"{path} is damaged (its content differs from its checksum, or is another run's)")
     return table, run, host
 
 
-def content_sha256(table: pd.DataFrame) -> str:
-    """Checksum of a long table's values, independent of how Parquet packs them."""
+def table_sha256(table: pa.Table) -> str:
+    """Checksum of a table's columns, whichever they are: names, types and values, however Parquet packs them."""
     digest = hashlib.sha256()
-    for column in COLUMNS:
-        values = table[column]
-        if pd.api.types.is_numeric_dtype(values):
-            numbers = values.to_numpy(dtype="float64")
-            digest.update(np.where(np.isnan(numbers), np.nan, numbers).tobytes())  # Parquet keeps no NaN's sign
+    for field, column in zip(table.schema, table.columns, strict=True):
+        kind = str(field.type) if pa.types.is_primitive(field.type) else "other"  # Parquet has one kind of text
+        digest.update(f"{field.name}\0{kind}\0{len(column)}\0{column.null_count}\0".encode())
+        if pa.types.is_floating(field.type):
+            _digest_values(digest, column.to_pandas())
         else:
-            digest.update("\n".join(values.astype(str)).encode())
+            digest.update(json.dumps(column.to_pylist(), default=str).encode())
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def atomic(path: Path, *, locked: bool = False) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
+def metadata_sha256(metadata: dict[bytes, bytes]) -> bytes:
+    """Checksum of what a file says of its run, the checksum of its table in it."""
+    said = [key + b"\0" + metadata[key] for key in (FORMAT_KEY, RUN_KEY, HOST_KEY)]
+    return hashlib.sha256(b"\0".join(said)).hexdigest().encode()
 
-    With `locked`, when no other process writes this path, the name is always the same, so that what a killed process
-    left is overwritten.
 
-    Raises:
-        OmnigrokError: the disk is full or the folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.tmp" if locked else f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError when the disk is full
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        advice = "the disk is full: free some space and run the same command again" if full else first_line(error)
-        raise OmnigrokError(f"cannot write {path}: {advice}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def fixed_columns_sha256(table: pd.DataFrame) -> str:
+    """The checksum of format 1."""
+    digest = hashlib.sha256()
+    for name in ("run", "task", "alpha", "n_train", "weight_decay", "seed", "step", "split", "metric", "value"):
+        _digest_values(digest, table[name])
+    return digest.hexdigest()
+
+
+def _digest_values(digest: hashlib._Hash, values: pd.Series) -> None:
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy(dtype="float64")
+        digest.update(np.where(np.isnan(numbers), np.nan, numbers).tobytes())  # Parquet keeps no NaN's sign
+    else:
+        digest.update("\n".join(values.astype(str)).encode())

@@ -2,7 +2,7 @@
 
 Batches are formed from the whole list of specs, finished or not, and a checkpoint remembers its batch, so a sweep that
 is killed and resumed computes the same batches and ends with the same bits. Locks, one a run, let any number of
-processes (or machines on one file system) work on one store: start the same command several times.
+processes of one machine work on one store: start the same command several times. They do not hold across machines.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import pandas as pd
 import torch
 
 from omnigrok.batching import Batching, batching, shortest
-from omnigrok.data import first_line, make_folder
-from omnigrok.errors import OmnigrokError
+from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
+from omnigrok.files import holding, make_folder
 from omnigrok.processor import cores, threads
 from omnigrok.progress import Progress
 from omnigrok.provenance import provenance
@@ -137,6 +137,7 @@ def train_in_turn(
     batches: list[Batch] = []
     turns: list[int] = []  # the sweep of each batch
     for turn, specs in enumerate(sweeps):
+        store.delete_finished_checkpoints(specs)
         new = plan(specs, store, device, runs_per_batch, workers, after=planned)
         new.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
         planned |= {run_hash(spec) for batch in new for spec in batch.specs}
@@ -241,12 +242,10 @@ def plan(
 
     batches: list[Batch] = []
     for task in sorted({spec.task for spec in specs}):
-        for path, hashes in [] if force else store.checkpointed_batches(task):
+        for _, hashes in [] if force else store.checkpointed_batches(task):
             if set(hashes) <= missing or (set(hashes) <= set(by_hash) and set(hashes) & missing):
                 batches.append(Batch(tuple(by_hash[h] for h in hashes), measured(by_hash[hashes[0]], len(hashes))))
                 missing -= set(hashes)
-            elif set(hashes) <= set(by_hash) - set(after):
-                path.unlink(missing_ok=True)  # all its runs are finished
     groups: dict[tuple, list[RunSpec]] = defaultdict(list)
     for spec in specs:
         own_data = spec.n_train if get_task(spec.task).data_depends_on_n_train else None
@@ -318,13 +317,15 @@ class _Worker:
             taken, deferred = [], []
             for spec in specs:
                 try:
-                    locks.enter_context(self.store.lock(spec).acquire(blocking=False))
+                    locks.enter_context(holding(self.store.lock(spec), blocking=False))
                     taken.append(spec)
                 except filelock.Timeout:
                     if begun:  # of processes that are restarted together one goes on with all of it, from there
                         return list(specs)
                     deferred.append(spec)
             make_folder(self.store.path(specs[0]).parent)  # writing there makes NFS forget which files were not there
+            for spec in taken:
+                self.store.set_aside_damaged(spec)
             missing = [spec for spec in taken if not self.store.finished(spec)]
             # A batch that was killed while its results were written is completed as it was.
             whole = not deferred and self.store.checkpoint_path(specs).is_file()

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from omnigrok import sealed
 from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
@@ -25,7 +28,7 @@ from omnigrok.partition import Partition, partition
 from omnigrok.partition_probe import PartitionProbe
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
-from omnigrok.store import Store, atomic
+from omnigrok.store import Store
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
@@ -71,16 +74,18 @@ def picture(spec: RunSpec, step: int, store: Store) -> Picture:
     [probe] = (p for p in spec.probes if isinstance(p, PartitionProbe))
     data, task = task_data(spec, "cpu"), get_task(spec.task)
     plane, images = probe.plane(data), data.train_inputs[0][list(probe.examples)]
-    path = store.weights_path(spec).with_name(f"{run_hash(spec)}-{step}.partition.npz")
-    if not path.is_file():
+
+    def lines() -> tuple[Tensor, Tensor]:
         model = scaled_model(task, spec)
         model.load_state_dict(store.weights(spec)[step])
         found = partition(model, plane)
-        with atomic(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, boundaries=found.boundaries, decision=found.decision)
-    lines = np.load(path)
+        return torch.from_numpy(found.boundaries), torch.from_numpy(found.decision)
+
+    name = f"{run_hash(spec)}-{step}"
+    path = store.weights_path(spec).with_name(f"{name}.partition.pt")
+    boundaries, decision = (x.numpy() for x in sealed.cached(path, "partition", name, lines))
     labels = [str(int(label)) for label in data.train_targets[list(probe.examples)].argmax(dim=1)]
-    return Picture(Partition(plane, [], lines["boundaries"], lines["decision"]), plane.coordinates(images), labels)
+    return Picture(Partition(plane, [], boundaries, decision), plane.coordinates(images), labels)
 
 
 def draw(tables: Tables, options: Options) -> Figure:

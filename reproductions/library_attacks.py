@@ -22,8 +22,9 @@ from torch import nn
 from omnigrok import console
 from omnigrok.errors import OmnigrokError
 from omnigrok.figure import PRESETS, Options
+from omnigrok.files import atomic
 from omnigrok.robustness import PGD, class_labels, objective_values
-from omnigrok.store import Store, atomic
+from omnigrok.store import Store
 from omnigrok.task import TaskData, get_task, task_data
 from omnigrok.trainer import Trainer
 from reproductions import fig_partition

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok import sealed
+from omnigrok.errors import SpecError
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
-from tasks.qm9_data import ATOM_FEATURES, BOND_TYPES, DATASET, TARGETS, featurise
+from tasks.qm9_data import ATOM_FEATURES, BOND_TYPES, DATASET, FEATURES_VERSION, TARGETS, featurise
 
 HIDDEN, OUT = 32, 16
 
@@ -138,14 +138,12 @@ class BondTypedNet(nn.Module):
 
 
 def cached_features(smiles: list[str], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The network's inputs for these molecules, made once and kept in the cache."""
-    name = hashlib.sha256("\n".join(["1", *smiles]).encode()).hexdigest()[:16]
-    path: Path = DATASET.folder / f"features-{name}.pt"
-    tensors = featurise(smiles) if not path.is_file() else torch.load(path, weights_only=True)
-    if not path.is_file():
-        from omnigrok.store import atomic
+    """The network's inputs for these molecules, made once and kept in the cache. Damaged ones are made again."""
+    import rdkit
 
-        with contextlib.suppress(OmnigrokError), atomic(path) as temporary:  # a shared cache may be read-only
-            torch.save(tensors, temporary)
+    made_by = ["QM9", DATASET.sha256, "rdkit", rdkit.__version__, "features", str(FEATURES_VERSION)]
+    owner = hashlib.sha256("\n".join([*made_by, *smiles]).encode()).hexdigest()
+    path: Path = DATASET.folder / f"features-{owner[:16]}.pt"
+    tensors = sealed.cached(path, "features", owner, lambda: featurise(smiles))
     aggregated, bonds, real = (x.to(dtype) for x in tensors)
     return aggregated, bonds, real

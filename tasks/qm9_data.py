@@ -16,6 +16,8 @@ from omnigrok.errors import CorruptFileError
 
 ELEMENTS = (1, 6, 7, 8, 9)  # H C N O F
 ATOM_FEATURES, BOND_TYPES = 11, 4
+FEATURES_VERSION = 1
+"""Of `featurise`: raise it when its numbers change, or the cached ones are taken for the new."""
 TARGETS = {
     "dipole": "Dipole_debye",
     "polarizability": "Polarizability_bohr3",

@@ -7,8 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
+from omnigrok import sealed
 from omnigrok.claims import known_deviations, read_sidecars
 from omnigrok.figure import Options
 from omnigrok.partition_probe import PartitionProbe
@@ -72,10 +74,10 @@ def lines_of_partitions(specs, store):
     """What `fig_partition` keeps beside a run's weights."""
     for spec in specs:
         for step in spec.keep:
-            path = store.weights_path(spec).with_name(f"{run_hash(spec)}-{step}.partition.npz")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = np.random.default_rng(step).uniform(-5, 5, (8, 2, 2))
-            np.savez(path, boundaries=lines, decision=lines[:2])
+            name = f"{run_hash(spec)}-{step}"
+            lines = torch.from_numpy(np.random.default_rng(step).uniform(-5, 5, (8, 2, 2)))
+            path = store.weights_path(spec).with_name(f"{name}.partition.pt")
+            sealed.save(path, (lines, lines[:2]), "partition", name)
 
 
 def options(figure, **changes):

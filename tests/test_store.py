@@ -37,9 +37,9 @@ def test_to_forget_a_run_is_to_forget_what_was_computed_from_its_weights(store, 
     store.write_weights(spec, {0: {}})
     for s in (spec, spec.replace(seed=1)):
         kept = store.weights_path(s)
-        kept.with_name(f"{kept.stem}-0.partition.npz").touch()
+        kept.with_name(f"{kept.stem}-0.partition.pt").touch()
     store.delete([spec])
-    assert [p.name for p in store.weights_path(spec).parent.iterdir()] == [f"{kept.stem}-0.partition.npz"]
+    assert [p.name for p in store.weights_path(spec).parent.iterdir()] == [f"{kept.stem}-0.partition.pt"]
     assert store.read(spec) is None
 
 
@@ -91,8 +91,9 @@ def test_a_damaged_file_is_named_and_never_used(store, spec, damage):
     with pytest.raises(CorruptFileError, match=path.name) as error:
         store.read(spec)
     assert "\n" not in str(error.value)
+    assert not store.finished(spec)
     with pytest.warns(UserWarning, match="trained again"):
-        assert not store.finished(spec)
+        store.set_aside_damaged(spec)
     assert path.with_suffix(".corrupt").is_file()
     assert not path.is_file()
     assert store.finished(spec.replace(seed=1))
