@@ -3,8 +3,8 @@
 PASS: the whole interval over seeds (95 % bootstrap of the median) lies in the expected range. DEVIATES: all of it
 lies outside.
 INCONCLUSIVE: it straddles the border, or there are fewer than MIN_SEEDS seeds, or one of them decides nothing (a ratio
-of two times that were both not reached). NOT RUN: there is nothing to measure. With three seeds the interval is their
-range, which covers the true median with 75 %.
+of two times that were both not reached). NOT RUN: the measure says that there is nothing to measure, by an empty
+Series or None. With three seeds the interval is their range, which covers the true median with 75 %.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ from omnigrok.errors import OmnigrokError
 Status = Literal["PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN"]
 Tables = dict[str, pd.DataFrame]
 MIN_SEEDS = 3
+NOTHING: pd.Series = pd.Series(dtype=float)
+"""What a measure returns where the tables do not have the runs that it is about."""
+
+
+class ClaimError(RuntimeError):
+    """A claim could not be measured: a fault in its measure or the tables, no verdict. The message names the claim."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ class Claim:
 
     Attributes:
         source: where the paper says it.
-        measure: from the figure's tables (by suffix: "" and "_curves") to one value a seed; empty: nothing to measure.
+        measure: from the figure's tables (by suffix: "" and "_curves") to one value a seed; not a number: the seed
+            decides nothing; empty or None: there is nothing to measure, and the claim is NOT RUN.
     """
 
     id: str
@@ -74,12 +81,24 @@ class Claim:
     expect: Between
     measure: Callable[[Tables], Any]  # a Series; pandas types a row of a table as more than that
 
-    def test(self, tables: Tables) -> dict[str, Any]:
-        """The claim with its measurement and verdict, ready for the sidecar."""
+    def test(self, tables: Tables, figure: str = "") -> dict[str, Any]:
+        """The claim with its measurement and verdict, ready for the sidecar; `figure` is named when it fails.
+
+        Raises:
+            ClaimError: the measure raised, or gave something else than one number a seed.
+        """
         try:
-            values = pd.Series(self.measure(tables), dtype=float)
-        except (KeyError, IndexError, ValueError):
-            values = pd.Series(dtype=float)
+            found = self.measure(tables)
+            values = NOTHING if found is None else pd.Series(found, dtype=float)
+            if not values.index.is_unique:
+                raise ValueError(f"several values a seed: {values.index.tolist()}")
+        except Exception as error:
+            name = "/".join(filter(None, [figure, self.id]))
+            raise ClaimError(f"{name} cannot be measured: {type(error).__name__}: {error}") from error
+        return self.judge(values)
+
+    def judge(self, values: pd.Series) -> dict[str, Any]:
+        """The claim with the verdict on a value a seed, ready for the sidecar."""
         asked, values = len(values), values.dropna()
         interval = bootstrap_interval(values) if len(values) else None
         return {
@@ -93,6 +112,27 @@ class Claim:
             "undecided_seeds": asked - len(values),
             "status": verdict(interval, len(values), self.expect, undecided=asked - len(values)),
         }
+
+
+def together(*measured: pd.Series) -> tuple[pd.Series, ...]:
+    """Measurements that are compared seed by seed; all empty where one is: against what was not run nothing is said."""
+    return (NOTHING,) * len(measured) if any(values.empty for values in measured) else measured
+
+
+def ratio(first: pd.Series, second: pd.Series) -> pd.Series:
+    """One measurement over another, seed by seed; empty where one of them was not run."""
+    above, below = together(first, second)
+    return above / below
+
+
+def at_the_end(values: pd.DataFrame) -> pd.Series:
+    """The last row of a table with seeds across; empty where it has none."""
+    return values.iloc[-1] if len(values) else NOTHING
+
+
+def last_over_first(values: pd.DataFrame) -> pd.Series:
+    """The last row of a table with seeds across over the first; empty where there are not two to compare."""
+    return values.iloc[-1] / values.iloc[0] if len(values) > 1 else NOTHING
 
 
 def verdict(interval: tuple[float, float] | None, n_seeds: int, expect: Between, undecided: int = 0) -> Status:

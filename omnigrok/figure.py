@@ -25,7 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok import console
-from omnigrok.claims import Claim, Tables, measured_text, read_sidecars
+from omnigrok.claims import NOTHING, Claim, Tables, measured_text, read_sidecars
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.files import atomic, file_sha256, make_folder
 from omnigrok.provenance import default_workers, provenance
@@ -201,8 +201,9 @@ class Reproduction:
         runs = run_sweep(specs, store, device=device, workers=workers, force=force)
         tables = self.tables(runs, options)
         published = n_train is None  # claims are stated at the published training-set size
-        tested = tables if published else {}
-        claims = [claim.test(tested) for claim in self.claims_for(options)]
+        claims = [
+            claim.test(tables, self.name) if published else claim.judge(NOTHING) for claim in self.claims_for(options)
+        ]
         sidecar = {
             "figure": self.name,
             "paper": self.paper,
@@ -210,7 +211,7 @@ class Reproduction:
             "command": self._command(preset=preset, tasks=tasks, seeds=seeds, n_train=n_train, reading=reading),
             "claims": claims,
             "reading": reading,
-            "readings_differ": self._readings_differ(tested, options),
+            "readings_differ": self._readings_differ(tables, options) if published else {},
             "runs": [run_hash(spec) for spec in specs],
             "seeds": options.seeds,
             "wall_seconds": round(time.time() - start, 1),
@@ -268,7 +269,7 @@ class Reproduction:
             return {}
         verdicts = {}
         for reading in READINGS:
-            tested = [c.test(tables) for c in self.claims_for(dataclasses.replace(options, reading=reading))]
+            tested = [c.test(tables, self.name) for c in self.claims_for(dataclasses.replace(options, reading=reading))]
             verdicts[reading] = {claim["id"]: claim["status"] for claim in tested}
         first, second = verdicts.values()
         return {

@@ -18,7 +18,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
-from omnigrok.analysis import bootstrap_interval, critical_alpha, medians_by, pick
+from omnigrok.analysis import bootstrap_interval, critical_alpha, curve, medians_by, pick
+from omnigrok.errors import OmnigrokError
 from omnigrok.partition import Partition
 from omnigrok.spec import RunSpec
 from omnigrok.style import COLOURS, HEIGHT
@@ -32,25 +33,32 @@ def lu_panel(ax: Axes, landscape: pd.DataFrame, spec: RunSpec, metric: str, pape
     """Reduced train and test metric against alpha, the norm on top, the critical norm with its interval over seeds.
 
     `spec` is one of the runs: the title says what was trained.
+
+    Raises:
+        OmnigrokError: the landscape has no runs of the spec's task and size, or as `analysis.pick`.
     """
     task = spec.task
+    rows = landscape[landscape["task"] == task]
+    if spec.n_train not in rows["n_train"].to_numpy():
+        raise OmnigrokError(f"the landscape has no runs of {task} with {spec.n_train} training examples")
     for split in ("train", "test"):
         _median_and_range(ax, pick(landscape, task, split, metric), split, split, marker="o")
         _crosses(ax, paper.get(f"{split} {metric}"), split)
         if metric != "loss":  # the paper's error rates are the best over training
             best = pick(landscape, task, split, metric, "best").median(axis=1)
             ax.plot(best.index, best, color=COLOURS[split], ls=":", label="best over training")
-    critical = critical_alpha(landscape, task, metric)
-    ax.axvline(critical.median(), color=COLOURS["critical"], ls="--", lw=1.2, label="critical norm $w_c$")
-    ax.axvspan(*bootstrap_interval(critical), color=COLOURS["critical"], alpha=0.15, lw=0)
-    rows = landscape[landscape["task"] == task]
+    critical = critical_alpha(landscape, task, metric).dropna()
+    if len(critical):
+        ax.axvline(critical.median(), color=COLOURS["critical"], ls="--", lw=1.2, label="critical norm $w_c$")
+        ax.axvspan(*bootstrap_interval(critical), color=COLOURS["critical"], alpha=0.15, lw=0)
     unit = (rows["weight_norm"] / rows["alpha"]).median()
     top = ax.secondary_xaxis("top", functions=(lambda x: np.asarray(x) * unit, lambda x: np.asarray(x) / unit))
     top.set_xlabel("weight norm $|w|$", fontsize=8)
     top.tick_params(labelsize=8)
     ax.set(xscale="log", xlabel="relative weight norm $\\alpha$", ylabel=f"reduced {metric}")
     what = [get_task(task).display_name, f"N = {spec.n_train}", get_task(task).configuration(spec)]
-    ax.set_title(f"{', '.join(filter(None, what))}\n$w_c$ at $\\alpha$ = {critical.median():.2f}", fontsize=10)
+    found = f"at $\\alpha$ = {critical.median():.2f}" if len(critical) else "undecided"
+    ax.set_title(f"{', '.join(filter(None, what))}\n$w_c$ {found}", fontsize=10)
     if metric == "loss":
         ax.set_yscale("log")
     else:
@@ -92,7 +100,12 @@ def grokking_panels(
 
 
 def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper, loc: str) -> None:
-    """Train and test metric (left) and weight norm (right) against steps."""
+    """Train and test metric (left) and weight norm (right) against steps, of runs that differ in their seed alone.
+
+    Raises:
+        OmnigrokError: they differ in more, or as `analysis.curve`.
+    """
+    curves = curves[curves["step"] > 0]
     right = ax.twinx()
     right.grid(False)
     right.spines["right"].set_visible(True)
@@ -101,8 +114,7 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper, lo
         (ax, "test", metric, f"test {metric}"),
         (right, "parameters", "weight_norm", "weight norm"),
     ):
-        chosen = curves[(curves["split"] == split) & (curves["metric"] == name) & (curves["step"] > 0)]
-        seeds = chosen.pivot_table(index="step", columns="seed", values="value")
+        seeds = curve(curves, split, name)
         colour = "norm" if axes is right else split
         _median_and_range(axes, seeds, colour, label)
         _crosses(axes, paper.get(label), colour)

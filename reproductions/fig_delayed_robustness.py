@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import CURVE_FIELDS
+from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
 from omnigrok.spec import RunSpec
@@ -33,7 +33,6 @@ from reproductions.robust_runs import (
     HUMAYUN,
     cifar10,
     complexity_probe,
-    curve,
     draw_accuracy,
     draw_complexity,
     mnist,

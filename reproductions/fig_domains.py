@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import critical_alpha, grokking_times, reduced
+from omnigrok.analysis import critical_alpha, grokking_times, one_value_each, reduced, surface
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import legend
@@ -86,7 +86,8 @@ def unexplained(runs: pd.DataFrame, options: Options, task: str) -> pd.DataFrame
     """Test loss at the best norm over that of a constant answer, by messiness and seed."""
     pairs = messy_runs(options, task)
     losses = fig_representation.with_messiness(runs, pairs).query("split == 'test'")
-    lowest = losses.groupby(["messiness", "seed"], as_index=False)["value"].min()
+    told = one_value_each(losses, "alpha", "messiness", "seed")
+    lowest = told.groupby(["messiness", "seed"], as_index=False)["value"].min()
     return lowest.assign(task=task, value=lowest["value"] / constant_loss(pairs[-1][1]))
 
 
@@ -107,7 +108,7 @@ def draw_representation(ax: Axes, tables: Tables) -> None:
         ax.set_axis_off()
         return
     for task, part in tables["_representation"].groupby("task"):
-        seeds = part.pivot_table(index="messiness", columns="seed", values="value")
+        seeds = surface(part, "messiness", "seed")
         colour, name = COLOURS[str(task)], get_task(str(task)).display_name
         ax.plot(seeds.index, seeds.median(axis=1), "o-", ms=4, color=colour, label=name)
         ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.2, lw=0)
@@ -134,15 +135,20 @@ def draw(tables: Tables, options: Options) -> Figure:
         if len(known) < len(delays):
             bound = tables["_times"].query("task == @task and gen_censored")["delay"]
             axes[2].plot([start] * len(bound), bound, "^", mfc="none", color=colour)
-        axes[2].annotate(name, (start, delays.clip(upper=1e4).median()), xytext=(6, 6), textcoords="offset points",
-                         fontsize=8, color=colour)  # fmt: skip
+        if delays.notna().any():
+            place = (start, delays.clip(upper=1e4).median())
+            axes[2].annotate(name, place, xytext=(6, 6), textcoords="offset points", fontsize=8, color=colour)
+        if delays.isna().any():
+            note = f"{name}: {delays.isna().sum()} of {len(delays)} not memorised"
+            axes[2].annotate(note, (0.02, 0.02 + 0.06 * i), xycoords="axes fraction", fontsize=7, color=colour)
     axes[0].axvline(MATCHED, color="#444444", ls=":", lw=1.2)
     axes[0].set(xscale="log", yscale="log", xlabel="norm / critical norm", ylabel="reduced test loss / its minimum")
     legend(axes[0])
     axes[1].set(yticks=range(len(options.tasks)), xlabel=f"log$_{{10}}$ of the loss gap at {MATCHED:g} $w_c$")
     axes[1].set_yticklabels([get_task(task).display_name for task in options.tasks])
     axes[1].margins(y=0.15)
-    axes[2].set(xscale="log", yscale="log", xlabel="initial norm / critical norm", ylabel="$t_{gen}$ / $t_{mem}$")
+    scale = "log" if tables["_times"]["delay"].notna().any() else "linear"  # a logarithmic axis needs a number
+    axes[2].set(xscale=scale, yscale=scale, xlabel="initial norm / critical norm", ylabel="$t_{gen}$ / $t_{mem}$")
     return figure
 
 

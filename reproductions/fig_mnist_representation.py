@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import reduced
+from omnigrok.analysis import median_over_seeds, reduced, surface
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import legend, map_panel
@@ -67,12 +67,12 @@ def draw(tables: Tables, options: Options) -> Figure:
     losses = tables[""].query("metric == 'loss' and statistic == @options.statistic")
     for ax, split in zip(axes, ("train", "test"), strict=False):
         chosen = losses[losses["split"] == split]
-        values = chosen.pivot_table(index="messiness", columns="alpha", values="value", aggfunc="median")
+        values = median_over_seeds(chosen, "messiness", "alpha")
         ax.set(xscale="log", xlabel="relative weight norm $\\alpha$", ylabel="messiness m")
         map_panel(ax, values, f"{split} loss", LEVELS, logarithmic=True, points=POINTS)
         ax.set_title(f"{split} loss, N = {losses['n_train'].iloc[0]}", fontsize=10, pad=12)
     for colour, (m, part) in zip(SHADES, losses[losses["split"] == "test"].groupby("messiness"), strict=False):
-        seeds = part.pivot_table(index="alpha", columns="seed", values="value")
+        seeds = surface(part, "alpha", "seed")
         axes[2].plot(seeds.index, seeds.median(axis=1), marker="o", ms=4, color=colour, label=f"m = {m:g}")
         axes[2].fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.2, lw=0)
     axes[2].set(xscale="log", yscale="log", xlabel="relative weight norm $\\alpha$", ylabel="reduced test loss")

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from omnigrok import sealed
-from omnigrok.analysis import CURVE_FIELDS
+from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction
 from omnigrok.panels import partition_panel
@@ -32,7 +32,7 @@ from omnigrok.store import Store
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
-from reproductions.robust_runs import HUMAYUN, curve, mnist, plot
+from reproductions.robust_runs import HUMAYUN, mnist, plot
 
 STEPS = {"quick": 20, "default": 60_000, "paper": 1_000_000}
 PICTURES = {"quick": (0, 20), "default": (0, 100, 1_000, 10_000, 60_000), "paper": (0, 100, 1_000, 10_000, 1_000_000)}

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import reduced
+from omnigrok.analysis import median_over_seeds, reduced
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import map_panel
@@ -84,7 +84,7 @@ def draw(tables: Tables, options: Options) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(2.6 * WIDTH, 2.3 * HEIGHT))
     for ax, split in zip(axes[0], ("train", "test"), strict=True):
         chosen = tables[""].query("split == @split")
-        values = chosen.pivot_table(index="messiness", columns="alpha", values="value", aggfunc="median")
+        values = median_over_seeds(chosen, "messiness", "alpha")
         map_panel(ax, values, f"{split} loss", MAP_LEVELS[split], logarithmic=True)
         ax.plot(STAR, 0.03, "*", ms=13, ls="", color="white", mec="black", label="paper: generalises")
         ax.plot(CROSS, 0.8, "X", ms=10, ls="", color="white", mec="black", label="paper: overfits")

@@ -119,11 +119,11 @@ def draw_task(ax: Axes, times: pd.DataFrame, task: str) -> None:
     shown = times.assign(weight_decay=times["weight_decay"].where(times["weight_decay"] > 0, smallest / CONTROL))
     times_panel(ax, shown, "weight_decay", apart=smallest / CONTROL)
     ax.set(xscale="log", xlabel=f"weight decay (leftmost: 0, at {smallest / CONTROL:g})")
-    bare = [slope(part) for part in by_seed(times).values()]
-    low, high = bootstrap_interval(bare)
+    bare = [found for part in by_seed(times).values() if np.isfinite(found := slope(part))]
+    seen = "{:.2f} ({:.2f} to {:.2f})".format(np.median(bare), *bootstrap_interval(bare)) if bare else "undecided"
     ax.set_title(
         f"{get_task(task).display_name}, $\\alpha$ = {times['alpha'].iloc[0]:g}, N = {times['n_train'].iloc[0]}\n"
-        f"log-log slope {np.median(bare):.2f} ({low:.2f} to {high:.2f})",
+        f"log-log slope {seen}",
         fontsize=9,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from omnigrok.analysis import CURVE_FIELDS, by_size, critical_alpha, reduced
+from omnigrok.analysis import CURVE_FIELDS, LANDSCAPE_FIELDS, by_size, critical_alpha, reduced
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, runs_of
 from omnigrok.panels import map_panel
@@ -37,8 +37,13 @@ def tables(runs: pd.DataFrame, maps: Sequence[RunSpec], curves: Sequence[RunSpec
     return {"": reduced(runs_of(runs, maps)), **found} if maps else found
 
 
+def maps_of(found: Tables) -> pd.DataFrame:
+    """The landscape of `tables`; without rows where there are no maps."""
+    return found.get("", pd.DataFrame(columns=[*LANDSCAPE_FIELDS, "split", "metric", "statistic", "value"]))
+
+
 def of_size(landscape: pd.DataFrame, n_train: int) -> pd.DataFrame:
-    """The slice of one training-set size."""
+    """The slice of one training-set size; without rows where it was not run."""
     return landscape[landscape["n_train"] == n_train]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from omnigrok.analysis import curve
 from omnigrok.complexity import ComplexityProbe
 from omnigrok.robustness import RobustnessProbe
 from omnigrok.spec import RunSpec
@@ -63,12 +64,6 @@ def robustness_probe(quick: bool, eps: Sequence[float] = EPS) -> RobustnessProbe
     return RobustnessProbe(eps=tuple(eps), examples=EXAMPLES)
 
 
-def curve(curves: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
-    """A metric against steps: steps down, seeds across."""
-    chosen = curves.query("split == @split and metric == @metric")
-    return chosen.pivot_table(index="step", columns="seed", values="value")
-
-
 def plot(ax: Axes, values: pd.DataFrame, colour: str, label: str, style: str = "-") -> None:
     """Median over seeds and their range, from step 1."""
     values = values[values.index > 0]
@@ -104,7 +99,17 @@ def first_at(values: pd.DataFrame, level: pd.Series, *, after: pd.Series | int =
         column = whole[whole.index >= (after if isinstance(after, int) else after[seed])]
         reached = column <= level[seed] if below else column >= level[seed]
         found[seed] = float(reached.idxmax()) if reached.any() else np.inf
-    return pd.Series(found)
+    return pd.Series(found, dtype=float)
+
+
+def at_steps(values: pd.DataFrame, steps: pd.Series) -> pd.Series:
+    """Each seed's value at a step of its own; not a number where that was never reached."""
+    return pd.Series({s: column.get(steps[s], np.nan) for s, column in by_seed(values)}, dtype=float)
+
+
+def lasts(values: pd.DataFrame, step: int) -> bool:
+    """Whether there are runs and they are logged at a step or after it."""
+    return len(values) > 0 and values.index[-1] >= step
 
 
 def by_seed(values: pd.DataFrame) -> list[tuple[int, pd.Series]]:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from omnigrok.analysis import curve
 from omnigrok.claims import Claim, Tables, at_least, at_most
-from reproductions.robust_runs import (
-    MAIN,
-    by_seed,
-    curve,
-    first_at,
-)
+from reproductions.robust_runs import MAIN, at_steps, first_at
 
 
 def half_rise(tables: Tables, split: str, metric: str) -> pd.Series:
@@ -20,14 +16,14 @@ def half_rise(tables: Tables, split: str, metric: str) -> pd.Series:
 
 
 def later(tables: Tables, attack: str) -> pd.Series:
-    return half_rise(tables, "probe", f"{attack}_{MAIN:g}") / half_rise(tables, "test", "accuracy")
+    return half_rise(tables, "probe", f"{attack}_{MAIN:g}") / half_rise(tables, "test", "accuracy").clip(lower=1)
 
 
 def fall(tables: Tables) -> pd.Series:
     """Local complexity at the half-rise of robust accuracy over that at the half-rise of training accuracy."""
     values = curve(tables[""], "probe", "lc_train")
     start, end = half_rise(tables, "train", "accuracy"), half_rise(tables, "probe", f"robust_{MAIN:g}")
-    return pd.Series({s: column[end[s]] / column[start[s]] for s, column in by_seed(values)})
+    return at_steps(values, end) / at_steps(values, start)
 
 
 SOURCE = "this suite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from omnigrok.analysis import first_reached
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
 from reproductions.paper import cited
 
 BASELINE, CONSTRAINED = 1.0, 0.8  # alpha
@@ -50,6 +50,6 @@ CLAIMS = [
     ),
     Claim(
         "larger-de-groks-less", "Held at 1.25: steps from train to test accuracy 0.95, over those at 0.8", SOURCE,
-        at_least(1), lambda t: delay(t, "", 1.25) / delay(t, "", CONSTRAINED),
+        at_least(1), lambda t: ratio(delay(t, "", 1.25), delay(t, "", CONSTRAINED)),
     ),
 ]  # fmt: skip

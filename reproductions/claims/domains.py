@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from omnigrok.analysis import critical_alpha, pick
-from omnigrok.claims import Claim, Tables, at_least
+from omnigrok.claims import NOTHING, Claim, Tables, at_least, ratio
 
 MATCHED = 3.0  # times the critical norm
 REAL = ("mnist", "imdb", "qm9")  # domains with data that nobody generated
@@ -33,21 +33,29 @@ def gap(tables: Tables, task: str) -> pd.Series:
 
 
 def delay(tables: Tables, task: str) -> pd.Series:
-    """Steps to generalise over steps to memorise, a value a seed; inf for a run that does not generalise."""
+    """Steps to generalise over steps to memorise, a value a seed; inf for a run that memorises and does not generalise,
+    not a number for one that does not memorise."""
     times = tables["_times"].query("task == @task").set_index("seed")
-    return times["delay"].where(~times["gen_censored"], np.inf)
+    return times["delay"].mask(times["gen_censored"] & ~times["mem_censored"], np.inf)
 
 
 def without_representation(tables: Tables, task: str) -> pd.Series:
     """Share of the constant answer's test loss that is left at messiness 1 and the best norm, a value a seed."""
+    if "_representation" not in tables:  # no task whose representation can be chosen
+        return NOTHING
     chosen = tables["_representation"].query("task == @task and messiness == 1")
     return chosen.set_index("seed")["value"]
 
 
 def most(tables: Tables, measure: Callable[[Tables, str], pd.Series]) -> pd.Series:
-    """Modular addition's value over the largest of the other domains' medians, seed by seed."""
+    """Modular addition's value over the largest of the other domains' medians, seed by seed.
+
+    A seed that decides nothing leaves its domain's median, and so the largest, undecided.
+    """
     others = [measure(tables, task) for task in REAL]
-    return measure(tables, "modular") / max(values.median() for values in others)
+    if any(values.empty for values in others):
+        return NOTHING
+    return measure(tables, "modular") / np.max([np.median(values) for values in others])
 
 
 SOURCE = "Liu 2023 section 4"
@@ -64,6 +72,6 @@ CLAIMS = [
     Claim(
         "representation", "Test loss left at messiness 1 and the best norm: modular addition's share over MNIST's",
         SOURCE, at_least(2),
-        lambda t: without_representation(t, "modular") / without_representation(t, "mnist"),
+        lambda t: ratio(without_representation(t, "modular"), without_representation(t, "mnist")),
     ),
 ]  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from omnigrok.claims import Claim, Tables, at_least, at_most
-from reproductions.robust_runs import curve, first_at, peak
+from omnigrok.analysis import curve
+from omnigrok.claims import NOTHING, Claim, Tables, at_least, at_most
+from reproductions.robust_runs import first_at, lasts, peak
 
 EARLY = 50  # steps after which the peak is looked for
 
@@ -19,6 +20,8 @@ def lc(tables: Tables, what: str, value: float) -> pd.DataFrame:
 def halved(tables: Tables, what: str, value: float) -> pd.Series:
     """Step at which local complexity has halved from its peak after the first descent."""
     values = lc(tables, what, value)
+    if not lasts(values, EARLY):
+        return NOTHING
     return first_at(values, values[values.index >= EARLY].max() / 2, after=peak(values, EARLY), below=True)
 
 

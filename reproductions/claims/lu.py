@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from omnigrok.analysis import critical_alpha, pick
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.analysis import critical_alpha, pick, row
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
 from omnigrok.figure import Options
 from reproductions.paper import cited
 
@@ -23,7 +23,7 @@ def mnist(tables: Tables, split: str, statistic: str) -> pd.DataFrame:
 
 def ts_wall(tables: Tables) -> pd.Series:
     losses = surface(tables, "teacher_student", "test", "loss")
-    return losses.T[10.0] / losses.min()
+    return ratio(row(losses, 10.0), losses.min())
 
 
 FIG2, FIG3 = "Liu 2023 Fig. 2", "Liu 2023 Fig. 3"
@@ -60,7 +60,7 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "mnist-overfit", "MNIST, N = 200: test error at alpha = 8", FIG3,
             at_least(0.6, paper=cited("fig3", "slice N=200", "test error", 8)),
-            lambda t: mnist(t, "test", read).T[ALPHA_8],
+            lambda t: row(mnist(t, "test", read), ALPHA_8),
         ),
         Claim(
             "mnist-floor", "MNIST, N = 200: highest train error for alpha >= 1", FIG3,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from scipy.stats import spearmanr
 
-from omnigrok.analysis import basin_width, first_reached, pick, value_at
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.analysis import basin_width, first_reached, pick, row, value_at
+from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, at_most
 from omnigrok.figure import Options
 from reproductions import landscapes
 from reproductions.paper import cited
@@ -17,7 +17,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4)
 
 
 def error(tables: Tables, n: int, split: str, statistic: str) -> pd.DataFrame:
-    return pick(landscapes.of_size(tables[""], n), "mnist", split, "error", statistic)
+    return pick(landscapes.of_size(landscapes.maps_of(tables), n), "mnist", split, "error", statistic)
 
 
 def width_correlation(tables: Tables, statistic: str) -> pd.Series:
@@ -26,7 +26,9 @@ def width_correlation(tables: Tables, statistic: str) -> pd.Series:
     def widths(part: pd.DataFrame) -> pd.Series:
         return pick(part, "mnist", "test", "error", statistic).apply(lambda e: basin_width(e.index, e, LEVELS[-1]))
 
-    table = landscapes.per_size(tables[""], widths)
+    table = landscapes.per_size(landscapes.maps_of(tables), widths)
+    if len(table) < 2:
+        return NOTHING
     return table.apply(lambda width: spearmanr(table.index, width).statistic)
 
 
@@ -71,12 +73,12 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "lu", "N = 200: test error at alpha = 8", MAPS,
             at_least(0.6, paper=cited("fig3", "slice N=200", "test error", 8)),
-            lambda t: error(t, LU, "test", read).T[ALPHA_8],
+            lambda t: row(error(t, LU, "test", read), ALPHA_8),
         ),
         Claim(
             "uu", "N = 8,000: test error at alpha = 8", MAPS,
             at_most(0.15, paper=cited("fig3", "slice N=8000", "test error", 8)),
-            lambda t: error(t, UU, "test", read).T[ALPHA_8],
+            lambda t: row(error(t, UU, "test", read), ALPHA_8),
         ),
         Claim(
             "critical-size", "N = 10: lowest test error at any norm", MAPS, at_least(0.5, paper=None),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from omnigrok.analysis import critical_alpha
-from omnigrok.claims import Claim, Tables, at_least, at_most
+from omnigrok.analysis import critical_alpha, row, surface
+from omnigrok.claims import Claim, Tables, at_least, at_most, ratio
 from omnigrok.figure import Options
 from reproductions.paper import cited
 
@@ -24,13 +24,13 @@ def shift(tables: Tables, statistic: str) -> pd.Series:
 def along_path(tables: Tables, statistic: str) -> pd.DataFrame:
     """Test loss at alpha = 3 by messiness, seeds across: the way from B to C."""
     chosen = tables[""].query("split == 'test' and metric == 'loss' and statistic == @statistic and alpha == 3")
-    return chosen.pivot_table(index="messiness", columns="seed", values="value")
+    return surface(chosen, "messiness", "seed")
 
 
 def barrier(tables: Tables, statistic: str) -> pd.Series:
     """Highest test loss between B (messiness 1) and C (0), over that at B."""
     path = along_path(tables, statistic)
-    return path.max() / path.T[1.0]
+    return ratio(path.max(), row(path, 1.0))
 
 
 SOURCE = "Liu 2023 Fig. 7"
@@ -46,7 +46,7 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "falls", "alpha = 3: test loss at messiness 1 over that at messiness 0 (B over C)", SOURCE,
             at_least(2, paper=cited("fig7", "derived", "fall from B to C")),
-            lambda t: along_path(t, read).loc[1.0] / along_path(t, read).loc[0.0],
+            lambda t: ratio(row(along_path(t, read), 1.0), row(along_path(t, read), 0.0)),
         ),
         Claim(
             "no-barrier", "alpha = 3: highest test loss on the way from B to C over that at B", SOURCE, at_most(1.1),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from omnigrok.claims import Claim, Tables, at_least, at_most
-from reproductions.robust_runs import curve
+from omnigrok.analysis import curve, value_at
+from omnigrok.claims import Claim, Tables, at_least, at_most, at_the_end, ratio
 
 FROM = 1_000  # the step that the end is compared with: the training set is interpolated by then
 
 
 def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
     """The last value over that at step FROM, seed by seed."""
-    values = curve(tables[""], "probe", metric)
-    return values.iloc[-1] / values.T[FROM]
+    return ratio(at_the_end(curve(tables[""], "probe", metric)), value_at(tables[""], "probe", metric, FROM))
 
 
 SOURCE, OWN = "Humayun 2024", "this suite, after Humayun 2024"

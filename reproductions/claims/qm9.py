@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from omnigrok.analysis import critical_alpha, pick, value_at
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.analysis import critical_alpha, curve, pick, value_at
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most, at_the_end, ratio
 from omnigrok.figure import Options
 from reproductions import landscapes
 from reproductions.paper import cited
@@ -20,20 +20,24 @@ def at(tables: Tables, alpha: float, split: str, step: int) -> pd.Series:
 
 def fall_after(tables: Tables, alpha: float, step: int) -> pd.Series:
     """Test loss at a step over its lowest value later on."""
-    later = tables["_curves"].query("alpha == @alpha and split == 'test' and metric == 'loss' and step > @step")
-    return at(tables, alpha, "test", step) / later.groupby("seed")["value"].min()
+    test = curve(tables["_curves"].query("alpha == @alpha"), "test", "loss")
+    return ratio(at(tables, alpha, "test", step), test[test.index > step].min())
 
 
 def late(tables: Tables, alpha: float) -> pd.Series:
     """Lowest test loss in the last tenth of the steps: at the very end a run may be in one of Adam's spikes."""
-    test = tables["_curves"].query("alpha == @alpha and split == 'test' and metric == 'loss'")
-    return test[test["step"] >= 0.9 * test["step"].max()].groupby("seed")["value"].min()
+    test = curve(tables["_curves"].query("alpha == @alpha"), "test", "loss")
+    return test[test.index >= 0.9 * test.index.max()].min()
+
+
+def most_minimum(tables: Tables, statistic: str) -> pd.Series:
+    return critical_alpha(landscapes.of_size(landscapes.maps_of(tables), MOST), "qm9", statistic=statistic)
 
 
 def right_wall(tables: Tables, n: int, split: str, statistic: str) -> pd.Series:
     """Reduced loss at the largest norm over the lowest."""
-    losses = pick(landscapes.of_size(tables[""], n), "qm9", split, "loss", statistic)
-    return losses.iloc[-1] / losses.min()
+    losses = pick(landscapes.of_size(landscapes.maps_of(tables), n), "qm9", split, "loss", statistic)
+    return ratio(at_the_end(losses), losses.min())
 
 
 RUN, MAPS = "Liu 2023 Fig. 5d", "Liu 2023 Fig. 5a to c"
@@ -68,6 +72,6 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "most-minimum", "N = 1,200: the reduced test MSE is lowest at alpha", MAPS,
             Between(0.7, 2, paper=derived("N=3000 test minimum alpha")),
-            lambda t: critical_alpha(landscapes.of_size(t[""], MOST), "qm9", statistic=options.statistic),
+            lambda t: most_minimum(t, options.statistic),
         ),
     ]  # fmt: skip

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.analysis import one_value_each, surface
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most, last_over_first
 from reproductions.paper import cited
 
 CONTOUR = 0.02
@@ -16,17 +17,16 @@ STAR, CROSS = (cited("fig6", "derived", f"{name} norm") for name in ("generalisi
 def contour(losses: pd.DataFrame) -> pd.Series:
     """For each messiness, the smallest norm from which the train loss (one size, one seed) lies below the contour."""
 
-    def crossing(part: pd.DataFrame) -> float:
-        part = part.sort_values("alpha")
-        y, x = np.log(part["value"].to_numpy()), part["alpha"].to_numpy()
+    def crossing(column: pd.Series) -> float:
+        y, x = np.log(column.to_numpy()), column.index.to_numpy()
         above = np.flatnonzero(y > np.log(CONTOUR))
         if len(above) == 0 or above[-1] == len(y) - 1:
             return np.nan
         i = above[-1]
         return float(x[i] + (y[i] - np.log(CONTOUR)) / (y[i] - y[i + 1]) * (x[i + 1] - x[i]))
 
-    train = losses[losses["split"] == "train"]
-    return pd.Series({m: crossing(part) for m, part in train.groupby("messiness")}).dropna()
+    train = surface(losses[losses["split"] == "train"], "alpha", "messiness")
+    return pd.Series({m: crossing(column) for m, column in train.items()}).dropna()
 
 
 def angles(table: pd.DataFrame) -> pd.DataFrame:
@@ -41,18 +41,23 @@ def angles(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({n: {s: angle(part) for s, part in t.groupby("seed")} for n, t in sizes}).T
 
 
+def on_the_map(tables: Tables, split: str) -> pd.DataFrame:
+    """Losses of the coarse map, each told by norm, messiness and seed."""
+    return one_value_each(tables[""].query("split == @split"), "alpha", "messiness", "seed")
+
+
 def lowest(tables: Tables, column: str) -> pd.Series:
     """Where on the coarse map the test loss is lowest."""
-    test = tables[""].query("split == 'test'")
+    test = on_the_map(tables, "test")
     return test.loc[test.groupby("seed")["value"].idxmin()].set_index("seed")[column]
 
 
 def fitting_norm(tables: Tables, messiness: float) -> pd.Series:
-    """Smallest norm of the coarse map with train loss below 0.01, at the nearest messiness."""
-    train = tables[""].query("split == 'train'")
+    """Smallest norm of the coarse map with train loss below 0.01, at the nearest messiness; not a number: at none."""
+    train = on_the_map(tables, "train")
     nearest = min(train["messiness"].unique(), key=lambda m: abs(m - messiness))
-    fitted = train[(train["messiness"] == nearest) & (train["value"] < 0.01)]
-    return fitted.groupby("seed")["alpha"].min()
+    losses = surface(train[train["messiness"] == nearest], "alpha", "seed")
+    return losses.apply(lambda column: column.index[column < 0.01].min())
 
 
 def leaning(tables: Tables) -> pd.Series:
@@ -63,15 +68,14 @@ def leaning(tables: Tables) -> pd.Series:
 
 def best(tables: Tables) -> pd.DataFrame:
     """Lowest test loss over the norms: messiness down, seeds across."""
-    return tables[""].query("split == 'test'").groupby(["messiness", "seed"])["value"].min().unstack()
+    return on_the_map(tables, "test").groupby(["messiness", "seed"])["value"].min().unstack()
 
 
 def messy_over_ordered(tables: Tables) -> pd.Series:
     """Test loss at the norm of the paper's generalising solution, at the two ends of the messiness."""
-    test = tables[""].query("split == 'test'")
+    test = on_the_map(tables, "test")
     alpha = min(test["alpha"].unique(), key=lambda a: abs(a - STAR))
-    losses = test[test["alpha"] == alpha].pivot_table(index="messiness", columns="seed", values="value")
-    return losses.iloc[-1] / losses.iloc[0]
+    return last_over_first(surface(test[test["alpha"] == alpha], "messiness", "seed"))
 
 
 SOURCE = "Liu 2023 Fig. 6"
@@ -99,7 +103,7 @@ CLAIMS = [
     ),
     Claim(
         "barrier", "Lowest test loss at messiness 1 over that at messiness 0, at any norm", SOURCE, at_least(2),
-        lambda t: best(t).iloc[-1] / best(t).iloc[0],
+        lambda t: last_over_first(best(t)),
     ),
     Claim(
         "order-matters", "Test loss at alpha about 3: at messiness 1 over that at messiness 0", SOURCE,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from omnigrok.analysis import first_reached, value_at
-from omnigrok.claims import Between, Claim, Tables, at_least, at_most
+from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
 from omnigrok.figure import Options, Reading
 from omnigrok.task import get_task
 from reproductions.claims import lu
@@ -26,7 +26,7 @@ def reached(tables: Tables, alpha: float, split: str) -> pd.Series:
 
 
 def delay(tables: Tables, alpha: float) -> pd.Series:
-    return reached(tables, alpha, "test") / reached(tables, alpha, "train")
+    return reached(tables, alpha, "test") / reached(tables, alpha, "train").clip(lower=1)
 
 
 def decay_rate(tables: Tables) -> pd.Series:
@@ -34,7 +34,7 @@ def decay_rate(tables: Tables) -> pd.Series:
     spec = get_task("teacher_student").spec
     chosen = tables["_curves"].query("alpha == @LARGE")
     first, last = (value_at(chosen, "parameters", "weight_norm", step) for step in DECAYING)
-    rate = (first / last).map(np.log) / (DECAYING[1] - DECAYING[0])
+    rate = ratio(first, last).map(np.log) / (DECAYING[1] - DECAYING[0])
     return rate / (spec.lr * spec.weight_decay)
 
 

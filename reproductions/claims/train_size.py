@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from omnigrok.analysis import medians_by, pick
-from omnigrok.claims import Between, Claim, Tables, at_least
+from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, last_over_first
 from omnigrok.figure import Options
 from omnigrok.task import Thresholds
 from reproductions import fig_imdb, fig_mnist, fig_qm9, fig_time_to_grok, landscapes
@@ -53,22 +53,26 @@ def lowest(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
 
 
 def critical_size(tables: Tables, statistic: str) -> pd.Series:
-    """MNIST's smallest N, interpolated in log N, at which some norm has test error below one half."""
+    """MNIST's smallest N, interpolated in log N, at which some norm has test error below one half; inf: at none."""
 
     def crossing(errors: pd.Series) -> float:
         n, e = np.log(errors.index.to_numpy(dtype=float)), errors.to_numpy()
         below = np.flatnonzero(e < GENERALISES)
+        if len(below) == 0:
+            return np.inf
         i = below[0]
         if i == 0:
             return float(np.exp(n[0]))
         return float(np.exp(np.interp(GENERALISES, [e[i], e[i - 1]], [n[i], n[i - 1]])))
 
-    return lowest(tables, "mnist", statistic).apply(crossing)
+    return pd.Series({s: crossing(errors) for s, errors in lowest(tables, "mnist", statistic).items()}, dtype=float)
 
 
 def few_over_many(tables: Tables, task: str, measure: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
     """What is measured at the smallest size over that at the largest, seed by seed."""
-    times = of_task(tables["_times"], task)
+    times = of_task(tables["_times"], task) if "_times" in tables else pd.DataFrame({"n_train": []})
+    if times["n_train"].nunique() < 2:
+        return NOTHING
     ends = times[times["n_train"] == times["n_train"].min()], times[times["n_train"] == times["n_train"].max()]
     few, many = map(measure, ends)
     return few / many
@@ -80,8 +84,9 @@ def generalised(times: pd.DataFrame) -> pd.Series:
 
 
 def delay(times: pd.DataFrame) -> pd.Series:
-    """Steps to generalise over steps to memorise."""
-    return generalised(times) / medians_by(times, "seed", "mem")
+    """Steps to generalise over steps to memorise; not a number where a run does not memorise."""
+    memorised = medians_by(times, "seed", "mem")
+    return generalised(times) / memorised.mask(memorised == np.inf)
 
 
 SOURCE = "Liu 2023 section 3"
@@ -108,6 +113,6 @@ def claims(options: Options) -> list[Claim]:
         ),
         Claim(
             "qm9-still", "QM9: critical norm at the largest N over that at the smallest", "Liu 2023 Fig. 5",
-            Between(0.5, 2), lambda t: critical(t, "qm9", read).iloc[-1] / critical(t, "qm9", read).iloc[0],
+            Between(0.5, 2), lambda t: last_over_first(critical(t, "qm9", read)),
         ),
     ]  # fmt: skip
