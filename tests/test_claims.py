@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -102,7 +103,7 @@ def test_a_measure_that_raises_is_an_error_that_names_the_claim(measure, said):
     with pytest.raises(ClaimError, match=f"^fig_x/broken cannot be measured: .*{said}") as caught:
         broken.test(tables, "fig_x")
     assert caught.value.__cause__ is not None
-    with pytest.raises(ClaimError, match="^broken cannot be measured"):
+    with pytest.raises(ClaimError, match=r"^broken cannot be measured"):
         broken.test(tables)
 
 
@@ -156,6 +157,12 @@ def test_known_deviations_are_those_under_their_heading():
     assert known_deviations("nothing") == set()
 
 
+def test_what_is_claimed_does_not_change():
+    for fixed, field in ((Between(1, 2), "low"), (Claim("id", "s", "src", at_most(1), lambda t: None), "expect")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(fixed, field, 0)
+
+
 def test_expected_ranges_say_what_they_are():
     assert [str(r) for r in (at_most(3), at_least(0.5), Between(1, 20_000))] == [
         "at most 3",
@@ -173,7 +180,7 @@ def test_one_more_value_outside_is_no_pass():
 
 
 def test_sidecars_are_those_with_claims_by_name(tmp_path):
-    with pytest.raises(OmnigrokError, match="no figures in .*reproductions.all"):
+    with pytest.raises(OmnigrokError, match=r"no figures in .*reproductions\.all"):
         read_sidecars(tmp_path)
     for name in ("b", "a"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"figure": name, "claims": []}))
