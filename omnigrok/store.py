@@ -158,7 +158,7 @@ class Store:
     def lock(self, spec: RunSpec) -> filelock.BaseFileLock:
         """A lock that only one process of a machine holds for a run; the system frees it however the process ends."""
         path = self.root / spec.task / "locks" / run_hash(spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return filelock.FileLock(path)
 
     def checkpoint_path(self, specs: Sequence[RunSpec]) -> Path:
@@ -190,8 +190,13 @@ class Store:
 
     def checkpointed_batches(self, task: str) -> list[tuple[Path, list[str]]]:
         """Checkpoints of a task and the hashes of their runs, in batch order, as far as they can be gone on with."""
-        result = []
-        for path in sorted((self.root / task / "checkpoints").glob("*.pt")):
+        folder, result = self.root / task / "checkpoints", []
+        try:
+            with reading(folder):  # glob would take a folder that cannot be read for an empty one
+                paths = sorted(path for path in folder.iterdir() if path.suffix == ".pt")
+        except FileNotFoundError:
+            return []
+        for path in paths:
             try:
                 result.append((path, sealed.load(path, "checkpoint", path.stem, "meta")["runs"]))
             except (FileNotFoundError, CorruptFileError, NewerFileError):

@@ -268,6 +268,17 @@ def test_a_damaged_checkpoint_is_no_batch_and_does_not_hide_the_others(store, sp
     assert other.is_file()
 
 
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(store, spec, monkeypatch):
+    Checkpoints(store, spec).write()
+
+    def refuse(self):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(OmnigrokError, match=r"cannot read .*checkpoints: Permission denied"):
+        store.checkpointed_batches(spec.task)
+
+
 def first_format(path):
     """Rewrite a run's file as the first version wrote it: no number, a checksum over a fixed list of columns."""
     table = pq.read_table(path)
