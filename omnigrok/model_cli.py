@@ -11,11 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from omnigrok.data import first_line
-from omnigrok.errors import OmnigrokError
+from omnigrok.errors import OmnigrokError, first_line
+from omnigrok.exported import ANYWAY, read_exported
 
 model_argument = click.argument("model")
 weights_option = click.option("--weights", type=click.Path(path_type=Path), help="A state_dict saved with torch.save.")
+trust_option = click.option(
+    ANYWAY,
+    "trusted",
+    is_flag=True,
+    help="Run whatever code MODEL's file holds. A model is a program: only for a file that you would run as one.",
+)
 data_option = click.option(
     "--data", type=click.Path(path_type=Path), required=True, help="Points, examples first: .npy, or .pt with a tensor."
 )
@@ -24,19 +30,24 @@ data_option = click.option(
 @click.command()
 @model_argument
 @weights_option
+@trust_option
 @data_option
 @click.option("--radius", type=float, default=0.5, show_default=True, help="In units of the input.")
 @click.option("--directions", type=click.IntRange(1), default=25, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Keys the frame of directions.")
-def complexity(model: str, weights: Path | None, data: Path, radius: float, directions: int, seed: int) -> None:
+def complexity(
+    model: str, weights: Path | None, trusted: bool, data: Path, radius: float, directions: int, seed: int
+) -> None:
     """Local complexity of a model around points: units that change sign, layer by layer.
 
-    MODEL is a file: a TorchScript module (.pt, of torch.jit.save) or an exported program (.pt2, of torch.export.save).
-    Or the import path of a torch module, or of a function that gives one: my_package.models:net, with --weights.
+    MODEL is an exported program (.pt2, of torch.export.save), which is read without running anything that it holds. Or
+    the import path of a torch module, or of a function that gives one: my_package.models:net, with --weights; your
+    code, which is run. Or a TorchScript module (.pt, of torch.jit.save): a program that can do what any program can,
+    so it takes --run-code-from-file.
     """
     from omnigrok.complexity import local_complexity
 
-    loaded, points = load_model(model, weights), load_points(data)
+    loaded, points = load_model(model, weights, trusted), load_points(data)
     check_fit(loaded, points, model)
     found = local_complexity(loaded, points, radius, directions, seed=seed)
     click.echo(f"{'layer':<7}{'units':>8}{'crossing':>10}{'dead':>8}{'always on':>11}")
@@ -51,14 +62,16 @@ def complexity(model: str, weights: Path | None, data: Path, radius: float, dire
 @click.command()
 @model_argument
 @weights_option
+@trust_option
 @data_option
 @click.option("--half-width", type=float, help="Of the square, in input units. Default: 1.2 times the points' reach.")
 @click.option("--out", type=click.Path(path_type=Path), default="partition.png", show_default=True, help="The picture.")
-def partition(model: str, weights: Path | None, data: Path, half_width: float | None, out: Path) -> None:
+def partition(model: str, weights: Path | None, trusted: bool, data: Path, half_width: float | None, out: Path) -> None:
     """Exact linear regions of a model on the plane through the first three points of the data: a picture, numbers.
 
-    MODEL is a file with an exported program (.pt2, of torch.export.save), or the import path of a torch module, or of a
-    function that gives one: my_package.models:net, with --weights. It may hold linear and convolution layers, ReLU and
+    MODEL is a file with an exported program (.pt2, of torch.export.save), which is read without running anything that
+    it holds, or the import path of a torch module, or of a function that gives one: my_package.models:net, with
+    --weights; your code, which is run. A model is a program; it may hold linear and convolution layers, ReLU and
     LeakyReLU, average and max pooling, skip connections and batch normalisation.
     """
     from omnigrok.panels import partition_figure
@@ -69,7 +82,7 @@ def partition(model: str, weights: Path | None, data: Path, half_width: float | 
     points = load_points(data).double()
     if len(points) < 3:
         raise OmnigrokError(f"{data} has {len(points)} points; a plane needs three")
-    loaded = load_model(model, weights)
+    loaded = load_model(model, weights, trusted)
     if not isinstance(loaded, fx.GraphModule):  # an exported one may be fixed to another number of points
         check_fit(loaded, points.float(), model)
     plane = Plane.through(points[:3], half_width=half_width)
@@ -91,19 +104,31 @@ def partition(model: str, weights: Path | None, data: Path, half_width: float | 
     click.echo(f"wrote {out}")
 
 
-def load_model(path: str, weights: Path | None) -> nn.Module:
+def load_model(path: str, weights: Path | None, trusted: bool = False) -> nn.Module:
     """The module in a file or at an import path, with its weights.
 
+    Args:
+        trusted: the user says that code in the file may run.
+
     Raises:
-        OmnigrokError: there is none, or the weights do not fit.
+        OmnigrokError: there is none, the weights do not fit, or the file may run code and is not `trusted`.
     """
     if path.endswith((".pt", ".pt2")):
         if weights is not None:
             raise OmnigrokError(f"{path} has its own weights; --weights is for an import path, package.module:name")
+        kind = "an exported program" if path.endswith(".pt2") else "a TorchScript module"
+        if not Path(path).is_file():
+            raise OmnigrokError(f"{path} does not hold {kind}: there is no such file")
+        if path.endswith(".pt2") and not trusted:
+            return read_exported(Path(path))
+        if not trusted:
+            raise OmnigrokError(
+                f"{path} is a TorchScript program and can do what any program can: if you trust it, take {ANYWAY}, or "
+                "save the model with torch.export.save as .pt2"
+            )
         try:
             return torch.export.load(path).module() if path.endswith(".pt2") else torch.jit.load(path, "cpu").eval()
         except Exception as error:
-            kind = "an exported program" if path.endswith(".pt2") else "a TorchScript module"
             raise OmnigrokError(f"{path} does not hold {kind}: {first_line(error)}") from error
     module_name, _, name = path.partition(":")
     sys.path.insert(0, "")  # as `python -m` does: the user's own file in this folder

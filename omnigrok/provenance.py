@@ -81,7 +81,7 @@ def _git(*arguments: str) -> str | None:
 def program() -> str:
     """How this process was started: ``python -m module`` or a command's name."""
     path, main = Path(sys.argv[0]), sys.modules["__main__"].__spec__
-    return f"python -m {main.name}" if main is not None and path.suffix == ".py" else path.name
+    return f"python -m {main.name.removesuffix('.__main__')}" if main and path.suffix == ".py" else path.name
 
 
 def command_line() -> str:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from omnigrok import console
 from omnigrok.cli import cli
 from omnigrok.errors import OmnigrokError
+from omnigrok.exported import ANYWAY
 from omnigrok.provenance import command_line
 from reproductions import fig_lu, fig_mnist
 
@@ -294,10 +295,9 @@ def test_models_in_files(own_model):
         assert result.exit_code == 0, result.output
         return result.output
 
-    for model in ("scripted.pt", "exported.pt2"):
-        assert output("complexity", model, "--directions", "3") == output(
-            "complexity", "own_net:net", "--directions", "3"
-        )
+    expected = output("complexity", "own_net:net", "--directions", "3")
+    for model, trust in (("scripted.pt", [ANYWAY]), ("exported.pt2", []), ("exported.pt2", [ANYWAY])):
+        assert output("complexity", model, "--directions", "3", *trust) == expected
     assert output("partition", "exported.pt2") == output("partition", "own_net:net")
     np.save("points.npy", np.random.default_rng(0).random((3, 5)))
     result = CliRunner().invoke(cli, ["partition", "exported.pt2", "--data", "points.npy"])
