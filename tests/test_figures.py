@@ -12,7 +12,7 @@ import yaml
 
 from omnigrok import DataUnavailableError
 from omnigrok.analysis import CURVE_FIELDS
-from omnigrok.claims import TABLE_END, TABLE_START, markdown_table, read_sidecars
+from omnigrok.claims import TABLE_END, TABLE_START, Claim, ClaimError, at_most, markdown_table, read_sidecars
 from omnigrok.figure import Options
 from omnigrok.task import get_task
 from reproductions import fig_delayed_robustness, fig_lu, fig_mnist
@@ -81,6 +81,22 @@ def test_another_training_set_size_is_not_held_against_the_papers_numbers(quick)
     sidecar, table, _ = quick(tasks=("teacher_student",), seeds=3, n_train=30)
     assert table["n_train"].unique().tolist() == [30]
     assert {claim["status"] for claim in sidecar["claims"]} == {"NOT RUN"}
+
+
+def test_a_claim_that_cannot_be_measured_ends_the_figure_and_is_not_asked_at_another_size(quick, monkeypatch):
+    asked = []
+
+    def broken(tables):
+        asked.append(sorted(tables))
+        return tables["_no_such_table"]
+
+    claim = Claim("broken", "It holds", "a source", at_most(1), broken)
+    monkeypatch.setattr(fig_lu, "FIGURE", dataclasses.replace(fig_lu.FIGURE, claims=[claim]))
+    sidecar, _, _ = quick(tasks=("teacher_student",), seeds=1, n_train=30)
+    assert [found["status"] for found in sidecar["claims"]] == ["NOT RUN"]
+    assert (asked, sidecar["readings_differ"]) == ([], {})
+    with pytest.raises(ClaimError, match=r"^fig_lu/broken cannot be measured: KeyError: '_no_such_table'$"):
+        quick(tasks=("teacher_student",), seeds=1)
 
 
 @pytest.mark.usefixtures("without_data")

@@ -1,6 +1,7 @@
 """The figures' claims on known numbers: the committed tables give the committed verdicts, parts NOT RUN."""
 
 import json
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,8 +9,10 @@ import pandas as pd
 import pytest
 from test_reproductions import FIGURES, invented, lines_of_partitions
 
+from omnigrok.claims import ClaimError
 from omnigrok.figure import Options
 from omnigrok.style import tidy
+from reproductions.claims import delayed_robustness, domains, train_size
 
 COMMITTED = Path(__file__).parent.parent / "figures"
 SINGLE = [(name, task) for name, figure in FIGURES.items() for task in figure.tasks()]
@@ -68,6 +71,53 @@ def test_what_one_task_leaves_unsaid_is_exactly_the_claims_of_the_others():
     assert run("fig_time_to_grok", "mnist") == {"saturates"}
     assert run("fig_delayed_robustness", "cifar10") == {"cifar-ascent"}
     assert run("fig_domains", "modular") == run("fig_train_size", "imdb") == set()
+
+
+def times(task, *runs, **fields):
+    """A table of `grokking_times`, a seed for each (t_mem, memorised, t_gen, generalised)."""
+    rows = [
+        {"task": task, "alpha": 2.0, "n_train": 50, "weight_decay": 0.0, "seed": seed, **fields, "t_mem": mem,
+         "mem_censored": not memorised, "t_gen": gen, "gen_censored": not generalised,
+         "delay": gen / mem if memorised else math.nan}
+        for seed, (mem, memorised, gen, generalised) in enumerate(runs)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_run_that_never_memorised_decides_nothing_about_its_delay():
+    kinds = [(10, True, 50, True), (10, True, 90, False), (90, False, 50, True), (90, False, 90, False)]
+    found = domains.delay({"_times": times("mnist", *kinds)}, "mnist")
+    assert found.tolist()[:2] == [5, math.inf]
+    assert found.isna().tolist() == [False, False, True, True]
+    found = train_size.delay(times("mnist", *kinds))
+    assert found.tolist()[:2] == [5, math.inf]
+    assert found.isna().tolist() == [False, False, True, True]  # steps over steps that were not reached are not 0
+
+
+def test_an_undecided_domain_leaves_the_largest_undecided():
+    usual, never = [(10, True, 20, True)] * 3, (90, False, 90, False)
+    tables = [times("modular", *[(10, True, 80, True)] * 3), times("mnist", *usual), times("imdb", *usual)]
+    decided = {"_times": pd.concat([*tables, times("qm9", *usual)])}
+    assert domains.most(decided, domains.delay).tolist() == [4, 4, 4]
+    undecided = {"_times": pd.concat([*tables, times("qm9", *usual[:2], never)])}
+    assert domains.most(undecided, domains.delay).isna().all()
+    assert domains.most({"_times": pd.concat(tables)}, domains.delay).empty
+
+
+def test_sizes_that_are_not_two_are_not_compared():
+    few, many = times("mnist", (10, True, 90, True)), times("mnist", (10, True, 30, True), n_train=100)
+    compared = train_size.few_over_many({"_times": pd.concat([few, many])}, "mnist", train_size.generalised)
+    assert compared.tolist() == [3]
+    assert train_size.few_over_many({"_times": few}, "mnist", train_size.generalised).empty
+    assert train_size.few_over_many({}, "mnist", train_size.generalised).empty
+
+
+def test_a_step_that_the_evaluations_no_longer_hit_is_an_error_and_not_a_claim_not_run():
+    tables = committed("fig_delayed_robustness")
+    thinned = {"": tables[""][tables[""]["step"] != delayed_robustness.LATE]}
+    assert verdicts("fig_delayed_robustness", tables)["rise"]["n_seeds"] == 3
+    with pytest.raises(ClaimError, match=r"fig_delayed_robustness/rise .*step 9,000 was not logged"):
+        verdicts("fig_delayed_robustness", thinned)
 
 
 @pytest.mark.parametrize(("name", "task"), SINGLE)
