@@ -11,8 +11,10 @@ from test_reproductions import FIGURES, invented, lines_of_partitions
 
 from omnigrok.claims import ClaimError
 from omnigrok.figure import Options
+from omnigrok.schedule import evaluation_steps
 from omnigrok.style import tidy
-from reproductions.claims import delayed_robustness, domains, train_size
+from reproductions import fig_delayed_robustness, fig_mnist, fig_partition, fig_qm9, fig_teacher_student
+from reproductions.claims import delayed_robustness, domains, partition, teacher_student, train_size
 
 COMMITTED = Path(__file__).parent.parent / "figures"
 SINGLE = [(name, task) for name, figure in FIGURES.items() for task in figure.tasks()]
@@ -118,6 +120,21 @@ def test_a_step_that_the_evaluations_no_longer_hit_is_an_error_and_not_a_claim_n
     assert verdicts("fig_delayed_robustness", tables)["rise"]["n_seeds"] == 3
     with pytest.raises(ClaimError, match=r"fig_delayed_robustness/rise .*step 9,000 was not logged"):
         verdicts("fig_delayed_robustness", thinned)
+
+
+@pytest.mark.parametrize("preset", ["quick", "default", "paper"])
+def test_the_steps_that_claims_read_are_logged_at_every_preset(preset):
+    chosen = Options(preset=preset, tasks=("mnist", "cifar10"), seeds=1)
+    read = [
+        (fig_delayed_robustness.sweep(chosen), [delayed_robustness.LATE]),
+        (fig_partition.sweep(chosen), [partition.FROM]),
+        (fig_mnist.run(chosen), [6_000, 20_000, 60_000, 100_000]),
+        (fig_qm9.curves(chosen), [1_000, 5_000]),
+        (fig_teacher_student.curves(chosen), teacher_student.DECAYING),
+    ]
+    for specs, steps in read:
+        for spec in specs:
+            assert {s for s in steps if s <= spec.steps} <= set(evaluation_steps(spec.steps, spec.evaluation_density))
 
 
 @pytest.mark.parametrize(("name", "task"), SINGLE)
