@@ -203,3 +203,9 @@ def test_a_text_with_one_marker_has_no_place_for_the_table(missing):
     text = f"a\n{TABLE_START}\nold\n{TABLE_END}\nb\n".replace(missing, "")
     with pytest.raises(ValueError, match="no lines"):
         replace_table(text, "new")
+
+
+def test_the_first_table_is_replaced_and_nothing_after_it():
+    after = f"\n{TABLE_START}\nmentioned again\n{TABLE_END}\n"
+    found = replace_table(f"{TABLE_START}\nold\n{TABLE_END}{after}", "new")
+    assert found == f"{TABLE_START}\nnew\n{TABLE_END}{after}"
