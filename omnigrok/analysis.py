@@ -291,10 +291,9 @@ def argmin_alpha(alphas: ArrayLike, values: ArrayLike) -> float:
     i = int(np.nanargmin(y))
     if i in (0, len(x) - 1) or not np.isfinite(y[i - 1 : i + 2]).all():
         return float(np.exp(x[i]))
-    a, b, _ = np.polyfit(x[i - 1 : i + 2] - x[i], y[i - 1 : i + 2], 2)
-    if a <= 0:
-        return float(np.exp(x[i]))
-    return float(np.exp(np.clip(x[i] - b / (2 * a), x[i - 1], x[i + 1])))
+    left, right = np.diff(y[i - 1 : i + 2]) / np.diff(x[i - 1 : i + 2])  # left < 0 <= right
+    middles = (x[i - 1] + x[i]) / 2, (x[i] + x[i + 1]) / 2  # where the parabola has these slopes
+    return float(np.exp(middles[0] + left / (left - right) * (middles[1] - middles[0])))
 
 
 def critical_alpha(landscape: pd.DataFrame, task: str, metric: str = "loss", statistic: str = "last") -> pd.Series:

@@ -432,3 +432,11 @@ def test_a_seed_whose_losses_are_not_numbers_has_no_critical_norm():
     found = critical_alpha(table, "t")
     assert found.index.tolist() == [0, 1, 2]
     assert found.isna().tolist() == [False, True, False]
+
+
+def test_a_minimum_that_rounding_hides_lies_between_its_neighbours():
+    for bottom in (1.0, 3.0, 0.7, 1e3, 1e-8, 123.456):
+        above = np.nextafter(bottom, np.inf)
+        assert argmin_alpha([0.1, 1, 10], [above, bottom, bottom]) == pytest.approx(math.sqrt(10))
+        assert argmin_alpha([0.1, 1, 10], [above, bottom, above]) == pytest.approx(1)
+    assert argmin_alpha([1, 2, 8], [4, 1, 2]) == pytest.approx(math.exp(math.log(2) * (0.5 + 3 / 3.5 * 1.5)))
