@@ -8,6 +8,7 @@ from omnigrok.processor import flush_denormals
 
 # isort: split
 import torch  # after omnigrok, which tells its threads how to wait
+from threshold import pytest_collection_finish, pytest_deselected  # noqa: F401
 
 from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_task
 from omnigrok.task import TaskData, _loaded, task_data
