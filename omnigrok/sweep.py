@@ -169,8 +169,7 @@ def train_in_turn(
             nonlocal turn
             while turn < len(sweeps) and not running[turn]:
                 worker.wait_for(deferred[turn])
-                lost = sum(not store.path(spec).is_file() for spec in sweeps[turn])
-                if lost:
+                if lost := sum(not store.path(spec).is_file() for spec in sweeps[turn]):
                     place = f"{lost} runs were trained but are not in {store.root}"
                     raise OmnigrokError(f"{place}: do all workers see that folder?")
                 turn += 1
