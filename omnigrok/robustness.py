@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from omnigrok.errors import SpecError
@@ -260,6 +260,6 @@ def values_and_gradient(
     return values.detach(), torch.autograd.grad(values.sum(), x)[0]
 
 
-def expand(values: Float[Tensor, "runs batch"], like: Tensor) -> Tensor:
+def expand(values: Shaped[Tensor, "runs batch"], like: Tensor) -> Tensor:
     """Values with trailing axes, to multiply examples of any shape."""
     return values.reshape(*values.shape, *[1] * (like.ndim - 2))

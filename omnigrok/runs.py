@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -111,17 +111,17 @@ class Runs:
         for matrix in self.theta:
             matrix.addcmul_(matrix, rates[:, None], value=-1)
 
-    def project_(self, held: Float[Tensor, "runs"]) -> None:
-        """Put the runs marked in `held` (bool) back on their sphere: theta <- theta * radius / |theta|."""
+    def project_(self, held: Bool[Tensor, "runs"]) -> None:
+        """Put the runs marked in `held` back on their sphere: theta <- theta * radius / |theta|."""
         self.scale_(self._back(held))
 
-    def project_within_graph_(self, held: Tensor) -> None:
+    def project_within_graph_(self, held: Bool[Tensor, "runs"]) -> None:
         """The same, unseen by autograd: the backward pass that follows goes through the weights as they are then."""
         factors = self._back(held)
         for p in self.params.values():
             p.data.mul_(factors.view(-1, *[1] * (p.ndim - 1)))
 
-    def _back(self, held: Tensor) -> Float[Tensor, "runs"]:
+    def _back(self, held: Bool[Tensor, "runs"]) -> Float[Tensor, "runs"]:
         return torch.where(held, self.radius / self._held_norm(), 1.0)
 
     def map(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import shapes  # noqa: F401  before omnigrok, whose signatures it has checked
 
+# isort: split
 from omnigrok.processor import flush_denormals
 
 # isort: split

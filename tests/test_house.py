@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import shapes
+import torch
+from jaxtyping import Float, TypeCheckError, jaxtyped
+
+from omnigrok import robustness
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +21,55 @@ ROOT = Path(__file__).parent.parent
 def test_clean(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+UNDEFINED = """
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def scaled(rows: Float[Tensor, "runs n"], factors: Float[Tensor, "runs"]) -> Float[Tensor, "runs n"]:
+    return rows * {name}[:, None]
+"""
+
+
+@pytest.mark.parametrize("name", ["factors", "factor"])
+def test_the_types_see_a_name_that_is_not_defined(name, tmp_path):
+    """In the packages, where ruff takes a shape's words for names."""
+    path = tmp_path / "module.py"
+    path.write_text(UNDEFINED.format(name=name))
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (name == "factors"), done.stdout + done.stderr
+    assert ('Name "factor" is not defined' in done.stdout) == (name == "factor")
+
+
+@pytest.mark.parametrize("code", ["print(missing)", "def f(x: 'Missing'): ..."])
+@pytest.mark.parametrize("folder", ["tests", ""])
+def test_lint_sees_a_name_that_is_not_defined(code, folder):
+    """Outside the packages, where mypy does not look."""
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", str(ROOT / folder / "module.py"), "-"]
+    done = subprocess.run(command, cwd=ROOT, input=code + "\n", capture_output=True, text=True, check=False)
+    assert "F821" in done.stdout
+
+
+def test_shapes_in_signatures_are_checked_while_the_tests_run():
+    like = torch.zeros(2, 3, 4)
+    assert robustness.expand(torch.zeros(2, 3), like).shape == (2, 3, 1)
+    with pytest.raises(TypeCheckError, match="values"):
+        robustness.expand(torch.zeros(2), like)
+    with pytest.raises(TypeCheckError, match="return value"):  # as many rows as came in
+        transposed(torch.zeros(2, 3))
+
+
+Rows = Float[torch.Tensor, "runs n"]
+
+
+@jaxtyped(typechecker=shapes.checked)
+def transposed(rows: Rows) -> Rows:
+    return rows.T
 
 
 def imports(path):
