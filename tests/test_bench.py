@@ -32,6 +32,7 @@ def test_the_limit_holds_every_matrix_product_of_a_step(spec, runs):
         assert torch.isfinite(function(*operands)).all()
 
 
+@pytest.mark.slow
 def test_bench_times_every_loop(monkeypatch):
     monkeypatch.setattr(bench_module, "ROUND_SECONDS", 0.002)
     monkeypatch.setattr(bench_module, "ROUNDS", 1)
@@ -53,6 +54,7 @@ def test_a_turn_of_each_loop(loop):
     assert 0 < turn(task_data(spec, "cpu"), task, spec, "cpu", loop, 1, 0.002) < 1
 
 
+@pytest.mark.slow
 def test_the_probe_is_faster_than_a_loop_over_models_and_points(mnist_data):
     task = get_task("mnist")
     spec = task.spec.replace(dtype="float64", options=(("width", 40),))
@@ -63,6 +65,7 @@ def test_the_probe_is_faster_than_a_loop_over_models_and_points(mnist_data):
     assert times["probe"] < times["loop"]
 
 
+@pytest.mark.slow
 def test_the_probe_is_timed_in_processes_of_its_own(monkeypatch):
     monkeypatch.setattr(bench_module, "ROUNDS", 1)
     task = get_task("mnist")

@@ -238,6 +238,7 @@ def test_claims_of_a_folder_without_figures(tmp_path):
     assert "there are no figures in" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_names_the_command(tmp_path):
     command = ["-m", "reproductions.fig_lu", "--tasks", "teacher_student", "--preset", "default", "--seeds", "1"]
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, cwd=tmp_path, text=True)
