@@ -217,11 +217,8 @@ class Reproduction:
             "wall_seconds": round(time.time() - start, 1),
             "training_seconds": round(store.training_seconds(specs), 1),
             "data": _data_record(specs),
-            "provenance": {
-                **provenance(device),
-                "dtype": sorted({spec.dtype for spec in specs}),
-                "trainer": TRAINER_VERSION,
-            },
+            "trainer": TRAINER_VERSION,
+            "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
         }
         use_style()
         picture = self.draw(tables, options)

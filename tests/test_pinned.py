@@ -28,7 +28,7 @@ the losses of three steps by up to 2e-5. A learning rate that is wrong by a hund
 @pytest.mark.parametrize("figure", figures(), ids=lambda figure: figure.name)
 def test_committed_figures_have_todays_runs_and_claims(figure):
     sidecar = json.loads((FIGURES / f"{figure.name}.json").read_text())
-    trainer = sidecar["provenance"].get("trainer", 1)
+    trainer = sidecar.get("trainer", 1)
     assert set(pin.names(figure, "default", "published", trainer)) == set(sidecar["runs"]), REDRAW
     assert figure.paper == sidecar["paper"], RESTATE
     stated = [
