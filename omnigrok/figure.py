@@ -106,7 +106,8 @@ class Reproduction:
                 default="default",
                 show_default=True,
                 help="quick: every code path in under a minute; default: enough for a verdict on a laptop; "
-                "paper: the published configuration (see its cost with --dry-run).",
+                "paper: the published configuration, of Humayun et al. not in all (reproductions/differences.md); "
+                "--dry-run says what it costs.",
             ),
             click.Option(["--tasks"], type=console.CommaList(), help=f"Of: {', '.join(self.tasks())}. Default: all."),
             click.Option(
