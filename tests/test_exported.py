@@ -156,6 +156,8 @@ REFUSED = {
     "a Python operator": call("_operator.methodcaller", "marker"),
     "an operator of a library": call("torch.ops.load_library", "marker"),
     "mathematics": call("math.sqrt", "2"),
+    "memory without bounds": call("torch.ops.aten.as_strided.default", "marker"),
+    "torch's own generator": call("torch.ops.aten.manual_seed.default", "marker"),
     "an extension": call("#extension:op", "marker"),
     "a higher-order operator": call("torch.ops.higher_order.wrap.default", "marker"),
     "an attribute of an operator": call("torch.ops.aten.relu.__class__", "marker"),
