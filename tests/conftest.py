@@ -16,6 +16,7 @@ from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_
 from omnigrok.task import TaskData, _loaded, task_data
 
 flush_denormals()  # before anything is computed, so that all threads do
+torch.set_num_threads(1)  # as the suite trains; threads that sleep between small matrices cost more than they gain
 
 
 @pytest.fixture
