@@ -203,7 +203,9 @@ def test_an_mnist_network_takes_seconds_and_has_thousands_of_regions():
     print(f"{time.perf_counter() - start:.1f} s")
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+@pytest.mark.parametrize(
+    "name", ["mlp", pytest.param("cnn", marks=pytest.mark.slow), pytest.param("residual", marks=pytest.mark.slow)]
+)
 def test_an_exported_model_has_the_partition_of_its_module(name):
     make, shape = MODELS[name]
     model = built(make)

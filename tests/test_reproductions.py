@@ -25,6 +25,8 @@ from reproductions.robust_runs import CIFAR_EPS, EPS
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {figure.name: figure for figure in everything.figures()}
+LARGE = {"fig_train_size", "fig_representation", "fig_domains"}
+"""Of the most runs or panels."""
 ONLY_AT_THE_PAPER_PRESET = {"plateau", "final-norm", "most-reviews", "cifar-rise"}
 
 
@@ -84,8 +86,8 @@ def options(figure, **changes):
     return Options(tasks=tuple(figure.tasks()), seeds=figure.seeds["default"], **changes)
 
 
-@pytest.mark.parametrize("reading", ["published", "corrected"])
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("reading", ["published", pytest.param("corrected", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(f, marks=pytest.mark.slow) if f in LARGE else f for f in FIGURES])
 def test_every_panel_is_drawn_and_every_claim_measured(name, reading, store):
     figure = FIGURES[name]
     chosen = options(figure, reading=reading, store=store)

@@ -113,6 +113,7 @@ def test_the_schedule_drops_as_torchs_does():
         schedule.step()
 
 
+@pytest.mark.slow
 def test_mnist_equals_the_plain_loop(mnist_data):
     task = get_task("mnist")
     specs = rows(task.spec)
@@ -290,7 +291,7 @@ def test_probes_and_perturbation_reach_the_run_and_its_hash(spec, count):
     assert len({s.hash("") for s in trainers}) == 3
 
 
-@pytest.mark.parametrize("name", ["teacher_student", "mnist"])
+@pytest.mark.parametrize("name", ["teacher_student", pytest.param("mnist", marks=pytest.mark.slow)])
 def test_a_run_has_the_same_curves_alone_and_in_a_batch(name, mnist_data):
     """500 steps, so a verdict cannot depend on which runs happened to share a batch."""
     task = get_task(name)
