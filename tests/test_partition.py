@@ -56,7 +56,7 @@ def plane_for(shape, seed=1, half_width=2.0):
     return Plane.through(points, half_width=half_width)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(m, marks=pytest.mark.slow) if m == "cnn" else m for m in MODELS])
 def test_the_regions_tile_the_square_and_the_network_is_affine_on_each(name):
     make, shape = MODELS[name]
     model = built(make)
@@ -189,6 +189,7 @@ def unit_square():
     return Plane(torch.zeros(2).double(), *torch.eye(2).double(), half_width=1.0)
 
 
+@pytest.mark.slow
 def test_an_mnist_network_takes_seconds_and_has_thousands_of_regions():
     model = built(
         lambda: nn.Sequential(

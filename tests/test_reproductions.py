@@ -25,8 +25,7 @@ from reproductions.robust_runs import CIFAR_EPS, EPS
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {figure.name: figure for figure in everything.figures()}
-LARGE = {"fig_train_size", "fig_representation", "fig_domains"}
-"""Of the most runs or panels."""
+DRAWN_FAST = {"fig_lu", "fig_degrok", "fig_adversarial_training", "fig_partition", "fig_time_to_grok"}
 ONLY_AT_THE_PAPER_PRESET = {"plateau", "final-norm", "most-reviews", "cifar-rise"}
 
 
@@ -87,7 +86,7 @@ def options(figure, **changes):
 
 
 @pytest.mark.parametrize("reading", ["published", pytest.param("corrected", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [pytest.param(f, marks=pytest.mark.slow) if f in LARGE else f for f in FIGURES])
+@pytest.mark.parametrize("name", [f if f in DRAWN_FAST else pytest.param(f, marks=pytest.mark.slow) for f in FIGURES])
 def test_every_panel_is_drawn_and_every_claim_measured(name, reading, store):
     figure = FIGURES[name]
     chosen = options(figure, reading=reading, store=store)
@@ -133,6 +132,7 @@ def test_a_cited_value_knows_its_row():
         cited("fig3", "slice N=200", "test error", 8.5)
 
 
+@pytest.mark.slow
 def test_the_readings_that_change_a_verdict_are_recorded():
     figure = FIGURES["fig_lu"]
     chosen = options(figure)

@@ -188,6 +188,7 @@ def test_the_attack_is_part_of_a_runs_identity():
     assert len(hashes) == 3
 
 
+@pytest.mark.slow
 def test_a_librarys_attacks_agree(mnist_data):
     """The accuracy that `RobustnessProbe` logs against APGD and Square of the Adversarial Robustness Toolbox.
 

@@ -195,6 +195,7 @@ def test_a_device_without_memory_is_one_line(store, spec, monkeypatch):
         run_sweep([spec], store, runs_per_batch=1, show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_pool_that_fails_ends_its_own_processes_only():
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     other.start()

@@ -40,10 +40,10 @@ def project(tmp_path):
         (["tests"], 1),
         (["tests/test_one.py"], 0),
         (["tests/test_one.py", "tests/test_two.py"], 0),
-        (["tests/test_one.py::test_one"], 0),
         (["-m", "not slow"], 0),
-        (["-k", "one"], 0),
-        (["-k", "test"], 1),
+        pytest.param(["tests/test_one.py::test_one"], 0, marks=pytest.mark.slow),
+        pytest.param(["-k", "one"], 0, marks=pytest.mark.slow),
+        pytest.param(["-k", "test"], 1, marks=pytest.mark.slow),
     ],
     ids=str,
 )

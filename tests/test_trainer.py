@@ -160,6 +160,7 @@ def test_projected_norm_is_constant():
     assert drift[0] > 1e-6  # the free runs do move
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_its_neighbours():
     task = get_task("teacher_student")
     specs = [s.replace(steps=200) for s in rows(task.spec)]
