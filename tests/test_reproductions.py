@@ -25,7 +25,7 @@ from reproductions.robust_runs import CIFAR_EPS, EPS
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {figure.name: figure for figure in everything.figures()}
-DRAWN_FAST = {"fig_lu", "fig_degrok", "fig_adversarial_training", "fig_partition", "fig_time_to_grok"}
+DRAWN_FAST = {"fig_degrok", "fig_adversarial_training", "fig_time_to_grok"}
 ONLY_AT_THE_PAPER_PRESET = {"plateau", "final-norm", "most-reviews", "cifar-rise"}
 
 

@@ -219,7 +219,8 @@ def test_datasets_are_kept_up_to_a_size(spec, monkeypatch):
     assert len(task_module._loaded) == 2
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_sweeps_in_turn_are_the_sweeps_one_after_the_other(tmp_path, spec, workers):
     """Same batches, so the same bits; the second sweep shares runs with the first, the third has no others."""
     runs = [spec.replace(seed=s, steps=steps) for steps in (10, 20) for s in range(5)]

@@ -292,7 +292,8 @@ def test_probes_and_perturbation_reach_the_run_and_its_hash(spec, count):
     assert len({s.hash("") for s in trainers}) == 3
 
 
-@pytest.mark.parametrize("name", ["teacher_student", pytest.param("mnist", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["teacher_student", "mnist"])
 def test_a_run_has_the_same_curves_alone_and_in_a_batch(name, mnist_data):
     """500 steps, so a verdict cannot depend on which runs happened to share a batch."""
     task = get_task(name)
