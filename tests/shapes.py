@@ -44,8 +44,6 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        if any(type(value).__name__ == "Proxy" for value in given.values()):  # of torch.fx: traced, no array is there
-            return function(*args, **kwargs)
         for name, annotation in arrays.items():
             if name in given and not traced(given[name]):
                 die_if_unbearable(given[name], annotation)
