@@ -1,5 +1,6 @@
 """Sweeps: nothing is trained twice, a killed sweep ends with the same bits, processes share a store."""
 
+import json
 import multiprocessing
 import os
 import platform
@@ -50,11 +51,13 @@ def start(root, log, steps, runs):
 
 
 def contents(root):
-    """All stored runs: raw columns and metadata but that of time and host load."""
+    """All stored runs: raw columns and metadata, but not time, host load and the code, which may be edited meanwhile."""
     result = {}
     for path in sorted(root.glob("*/*.parquet")):
         table = pq.read_table(path)
-        result[path.name] = (table.to_pydict(), table.schema.metadata[RUN_KEY])
+        run = json.loads(table.schema.metadata[RUN_KEY])
+        del run["provenance"]
+        result[path.name] = (table.to_pydict(), run)
         assert HOST_KEY in table.schema.metadata
     return result
 
