@@ -191,7 +191,7 @@ def probe_turn(data: TaskData, task: Task, spec: RunSpec, device: str, form: str
         for model in models:
             layers = activations(model)
             for point in (*train, *test, *train):  # as many as the probe has
-                found = extremes(model, layers, point.unsqueeze(0), offsets)
+                found = extremes(model, layers, point.unsqueeze(0), offsets, shared=False)
                 torch.stack([changes(low, high) for low, high in found]).sum(dim=0)
 
     def batched() -> None:

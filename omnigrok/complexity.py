@@ -84,14 +84,15 @@ def local_complexity(
     training = model.training
     with contextlib.suppress(NotImplementedError):  # an exported model has no modes
         model.eval()
-    chosen = layers if layers is not None else activations(model, points[:1])
+    example = points[:1]
+    chosen = layers if layers is not None else activations(model, example)
     shared = layers is None and bool(chosen) and starts_affine(model)
-    chunk = chunk_size(model, chosen, points[:1], offsets, shared, memory)
+    chunk = chunk_size(model, chosen, example, offsets, shared, memory)
     counts, positive, negative = [], None, None
     try:
         with torch.no_grad():
-            for start in range(0, len(points), chunk):
-                found = extremes(model, chosen, points[start : start + chunk], offsets, shared)
+            for part in points.split(chunk):
+                found = extremes(model, chosen, part, offsets, shared)
                 counts.append(torch.stack([changes(low, high) for low, high in found], dim=1))
                 any_positive = [(high > 0).any(dim=0) for _, high in found]
                 any_negative = [(low < 0).any(dim=0) for low, _ in found]
@@ -158,10 +159,7 @@ class ComplexityProbe:
 
         module.eval()
         chunk = chunk_size(module, layers, points[:1], offsets, shared, MEMORY // len(trainer.specs))
-        parts = [
-            trainer.runs.map(count, (points[i : i + chunk],), points[i : i + chunk], shared=True)
-            for i in range(0, len(points), chunk)
-        ]
+        parts = [trainer.runs.map(count, (part,), part, shared=True) for part in points.split(chunk)]
         module.train()
         wide = widest_dtype(points.device)
         total = torch.cat([part["total"] for part in parts], dim=1).to(wide).mean(dim=1)
@@ -221,7 +219,7 @@ def extremes(
     layers: Sequence[nn.Module],
     points: Tensor,
     offsets: Tensor,
-    shared: bool = False,
+    shared: bool,
 ) -> list[Extremes]:
     """The smallest and the largest of each pre-activation over the vertices around each point, layer by layer.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -308,10 +308,7 @@ class _Walk:
         """Cut a region where the largest entry of a window changes, and take the largest on each piece."""
         source = region.tensors[node.all_input_nodes[0].name]
         numbers = torch.arange(source[0].numel(), dtype=torch.float64).view(source.shape[1:]) + 1
-        size, stride, padding = (
-            (value, value) if isinstance(value, int) else value
-            for value in (pool.kernel_size, pool.stride, pool.padding)
-        )
+        size, stride, padding = map(both, (pool.kernel_size, pool.stride, pool.padding))
         flat = numbers.view(1, *source.shape[-3:])
         padded = F.pad(flat, (padding[1], padding[1], padding[0], padding[0]))
         windows = padded.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
@@ -367,9 +364,15 @@ class _Walk:
 
 def plain_pool(pool: nn.MaxPool2d) -> nn.MaxPool2d:
     """Raises OmnigrokError for a pooling whose windows have holes or hang over the edge."""
-    if pool.dilation not in (1, (1, 1), [1, 1]) or pool.ceil_mode:
+    if any(step != 1 for step in both(pool.dilation)) or pool.ceil_mode:
         raise OmnigrokError(f"the partition does not know {pool}: it takes no dilation and no ceil_mode")
     return pool
+
+
+def both(value: int | Sequence[int]) -> tuple[int, int]:
+    """Of height and width, where one number stands for both."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
 
 
 def operator_name(node: fx.Node) -> str:

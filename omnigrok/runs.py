@@ -71,6 +71,7 @@ class Runs:
                 raise SpecError(f"parameter {name} of {task.name} is frozen, but all are trained: make it a buffer")
         self._task, self._seed = task.name, specs[0].seed
         self._shared = shared_names(models[0])
+        self._paths = {name for name, _ in named_tensors(models[0], once=True)}
         self.draws = any(map(draws, models[0].modules()))
         params, buffers = stack_module_state(models)
         self.params: dict[str, Tensor] = {k: p.detach().to(device).requires_grad_() for k, p in params.items()}
@@ -151,10 +152,12 @@ class Runs:
             buffers = {k: b[rows] for k, b in buffers.items()}
 
         def one(params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, targets: Tensor) -> Any:
-            weights = self._with_shared(params | buffers)
+            # A layer that two attributes hold is named by one of them, or torch would leave this call's tensors in it.
+            named = self._with_shared(params | buffers)
+            weights = {name: x for name, x in named.items() if name in self._paths}
 
             def model(*inputs: Tensor) -> Tensor:
-                return functional_call(self.module, weights, inputs)
+                return functional_call(self.module, weights, inputs, tie_weights=False)
 
             return function(model, inputs, targets)
 
@@ -276,8 +279,17 @@ class Runs:
 def shared_names(module: nn.Module) -> dict[str, str]:
     """The further names of parameters and buffers that layers share, with the first name of each."""
     first: dict[Tensor, str] = {}  # a tensor's hash is its identity
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return {name: first[x] for name, x in named if first.setdefault(x, name) != name}
+    return {name: first[x] for name, x in named_tensors(module) if first.setdefault(x, name) != name}
+
+
+def named_tensors(module: nn.Module, *, once: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """All parameters, then all buffers, by all their names; with `once` each layer's by one path to it."""
+    layers = list(module.named_modules(remove_duplicate=once))
+    for kind in ("_parameters", "_buffers"):
+        for path, layer in layers:
+            for name, x in getattr(layer, kind).items():
+                if x is not None:
+                    yield f"{path}.{name}" if path else name, x
 
 
 def draws(module: nn.Module) -> bool:

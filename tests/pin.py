@@ -1,7 +1,8 @@
-"""What is pinned, and how it is pinned anew: ``python tests/pin.py names`` and ``python tests/pin.py losses``.
+"""What is pinned, and how it is pinned anew: ``python tests/pin.py names``, ``losses`` or ``probes``.
 
 Names: a digest of the run names of every figure, preset and reading, under the first version of the trainer.
 Losses: of small runs of every task, at three steps in float64.
+Probes: what every probe, attack and perturbation makes of two small networks at their init.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import torch
+from boxes import boxes
 
 import omnigrok.spec
 from omnigrok import RunSpec, available_tasks, get_task
+from omnigrok.complexity import ComplexityProbe
 from omnigrok.figure import PRESETS, READINGS, Options
-from omnigrok.robustness import PGD, GaussianNoise
+from omnigrok.partition_probe import PartitionProbe
+from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
 from omnigrok.sweep import unique
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 from reproductions.all import figures
 
-NAMES, LOSSES = (Path(__file__).with_name(f"pinned_{what}.csv") for what in ("names", "losses"))
+NAMES, LOSSES, PROBES = (Path(__file__).with_name(f"pinned_{what}.csv") for what in ("names", "losses", "probes"))
 STEPS = (0, 1, 2, 3)
 TESTED = 100  # test examples
 SMALL = {  # what makes a task's run quick
@@ -102,11 +107,52 @@ def losses(specs: dict[str, RunSpec]) -> pd.DataFrame:
     return pd.concat(tables)[["task", "variant", "step", "split", "metric", "value"]].reset_index(drop=True)
 
 
+PINNED_PROBES = {
+    "complexity": ComplexityProbe(),
+    "complexity, close": ComplexityProbe(radius=0.05, directions=4, points=60, seed=1),
+    "robustness": RobustnessProbe(train=True),
+    "robustness, other sizes": RobustnessProbe(eps=(0.02, 0.3), steps=3, margin_steps=4, examples=70, chunk=30),
+    "partition": PartitionProbe(),
+    "partition, other plane": PartitionProbe(examples=(3, 5, 4), margin=2.0),
+}
+PERTURBATIONS = {
+    "noise": GaussianNoise(0.2),
+    "linf": PGD(0.1),
+    "l2": PGD(0.7, norm="l2"),
+    "margin": PGD(0.1, 4, objective="margin"),
+    "dlr": PGD(0.1, 4, objective="dlr"),
+    "restarts": PGD(0.1, 2, restarts=3),
+    "decay": PGD(0.1, 5, decay=True),
+    "decay, l2, own step, own range": PGD(0.7, 5, step=0.3, norm="l2", decay=True, low=-0.1, high=0.8),
+}
+
+
+def probes() -> pd.DataFrame:
+    """What the probes log, and what the perturbations do to a batch: its mean change and its loss."""
+    trainer, rows = boxes(), []
+    for name, probe in PINNED_PROBES.items():
+        rows += [
+            (name, metric, r, x) for metric, values in probe(trainer).items() for r, x in enumerate(values.tolist())
+        ]
+    trainer.step = 2
+    inside = trainer.batch()[0][0].clamp(max=0.8), trainer.batch()[1]
+    for name, perturbation in PERTURBATIONS.items():
+        (x,) = perturbation(trainer, inside[:1], inside[1])
+        weights = torch.linspace(1.0, 2.0, x[0].numel(), dtype=x.dtype).view(x[0].shape)
+        with torch.no_grad():
+            loss = trainer.losses((x,), inside[1])
+        for metric, values in (("change", ((x - inside[0]) * weights).mean(dim=(1, 2))), ("loss", loss)):
+            rows += [(name, metric, r, value) for r, value in enumerate(values.tolist())]
+    return pd.DataFrame(rows, columns=["probe", "metric", "run", "value"])
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["names"]:
         digests().to_csv(NAMES, index=False)
     elif sys.argv[1:] == ["losses"]:
         found = [losses(pinned_specs(task)) for task in available_tasks()]
         pd.concat(found).to_csv(LOSSES, index=False, float_format="%.17g")
+    elif sys.argv[1:] == ["probes"]:
+        probes().to_csv(PROBES, index=False, float_format="%.17g")
     else:
         sys.exit(__doc__)

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from boxes import boxes
 from torch import nn
 
 from omnigrok import OmnigrokError, get_task
@@ -72,6 +73,16 @@ def test_the_shared_first_layer_equals_every_vertex_through_it(kind):
     assert fast.total.max() > 0
 
 
+def test_a_chain_that_is_not_affine_up_to_its_first_activation_shares_nothing():
+    first, act, second, _, last = mlp(12, 30, 20, 3).double()
+    chain = nn.Sequential(first, nn.Tanh(), second, act, last)
+    points = torch.rand(9, 12, generator=generator(5), dtype=torch.float64)
+    assert not starts_affine(chain)
+    assert not starts_affine(mlp(3, 3))
+    fast, plain = (local_complexity(model, points, 0.6, 7) for model in (chain, Opaque(chain)))
+    assert torch.equal(fast.crossings, plain.crossings)
+
+
 class Functional(nn.Module):
     """The activations of a chain as functions, and in place."""
 
@@ -133,6 +144,21 @@ def test_memory_hooks_and_mode_are_as_before():
     assert model.training
 
 
+def test_a_call_takes_as_many_points_as_fit_into_memory():
+    """Where the first layer is shared, a call holds its points, the directions and the origin."""
+    model = mlp(10, 16, 8, 2).double()
+    points = torch.rand(23, 10, generator=generator(2), dtype=torch.float64)
+    vertices, widest, number = 2 * 5, 16, 8  # of bytes
+    sizes = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    local_complexity(model, points, 0.7, 5, memory=3 * vertices * widest * number)
+    calls = [size for size in sizes if size > 1]
+    assert calls == [3 + 5 + 1] * 7 + [2 + 5 + 1]
+    sizes.clear()
+    local_complexity(Opaque(model), points, 0.7, 5, memory=3 * vertices * widest * number)
+    assert [size for size in sizes if size > 1] == [3 * vertices] * 7 + [2 * vertices]
+
+
 def test_scaling_a_unit_and_undoing_it_in_the_next_layer_changes_nothing():
     model = mlp(10, 16, 8, 2).double()
     points = torch.rand(20, 10, generator=generator(3), dtype=torch.float64)
@@ -147,12 +173,16 @@ def test_scaling_a_unit_and_undoing_it_in_the_next_layer_changes_nothing():
 def test_dead_and_always_on_units_are_counted():
     model = mlp(6, 5, 2).double()
     with torch.no_grad():
+        model[0].weight[4] = model[0].bias[4] = 0.0  # zero everywhere: never positive and never negative
         model[0].bias[:2] = -100.0
         model[0].bias[2:3] = 100.0
-    found = local_complexity(model, torch.rand(9, 6, generator=generator(4), dtype=torch.float64), 0.1, 3)
-    assert found.dead[0].item() >= 2
-    assert found.always_on[0].item() >= 1
-    assert found.crossings[:, 0].max().item() <= 2
+    points = torch.rand(9, 6, generator=generator(4), dtype=torch.float64)
+    found = local_complexity(model, points, 0.1, 3)
+    pre = model[0](points.unsqueeze(1) + frame((6,), 3, 0.1)).flatten(0, 1)
+    assert found.dead.tolist() == [(pre <= 0).all(dim=0).sum().item()]
+    assert found.always_on.tolist() == [(pre >= 0).all(dim=0).sum().item()]
+    assert found.dead.item() >= 3
+    assert found.crossings[:, 0].max().item() <= 1
 
 
 @pytest.mark.parametrize(("radius", "expected"), [(0.05, 3.3), (0.5, 32), (5.0, 284)])
@@ -198,6 +228,13 @@ def test_the_probe_measures_every_run_as_the_function_does(mnist_data, runs):
         share = expected.dead.sum() / expected.units.sum()
         assert found["lc_train_dead"][row].item() == pytest.approx(share.item())
     assert set(found) == {"lc_train", "lc_test", "lc_random", "lc_train_dead", "lc_train_always_on"}
+
+
+def test_a_probe_needs_the_training_examples_that_it_looks_at():
+    probe = ComplexityProbe(directions=3, points=60)
+    assert probe(boxes(1, n_train=60))["lc_train"] > 0
+    with pytest.raises(OmnigrokError, match="of 60 points needs as many training examples"):
+        probe(boxes(1, n_train=59))
 
 
 def test_the_probe_logs_within_a_run():

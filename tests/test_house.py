@@ -1,6 +1,9 @@
 """Lint, types, and the rules of the house that a machine can see."""
 
 import ast
+import dataclasses
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import shapes
 import torch
 from jaxtyping import Float, TypeCheckError, jaxtyped
 
+import omnigrok
 from omnigrok import robustness
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +48,17 @@ def test_the_types_see_a_name_that_is_not_defined(name, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == (name == "factors"), done.stdout + done.stderr
     assert ('Name "factor" is not defined' in done.stdout) == (name == "factor")
+
+
+def test_dataclasses_are_frozen_but_for_those_that_work():
+    """What enters a hash, a cache or another process must not change under it."""
+    found = {}
+    for module in map(importlib.import_module, (f"omnigrok.{m.name}" for m in pkgutil.iter_modules(omnigrok.__path__))):
+        for name, kind in vars(module).items():
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == module.__name__:
+                found[name] = kind.__dataclass_params__.frozen
+    assert len(found) > 20
+    assert {name for name, frozen in found.items() if not frozen} == {"Contender", "_Live", "_Worker"}
 
 
 @pytest.mark.parametrize("code", ["print(missing)", "def f(x: 'Missing'): ..."])

@@ -11,6 +11,7 @@ from omnigrok import get_task, run_sweep
 from omnigrok import task as task_module
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.oracle import train
+from omnigrok.runs import scaled_model
 from omnigrok.store import Store
 from omnigrok.sweep import plan
 from omnigrok.task import run_hash, task_data
@@ -61,6 +62,39 @@ class Dropping(nn.Module):
         return F.dropout(self.last(x), 0.3, self.training)
 
 
+class SharedStatistics(nn.Module):
+    """One normalisation in two places: its weights and its buffers have two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.norm = self.again = nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        return self.last(self.again(torch.tanh(self.norm(self.first(x)))))
+
+
+class Failing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.last(x) @ torch.ones(4, 5, dtype=x.dtype)
+
+
+class Summed(nn.Module):
+    """Weights whose gradient is one number, repeated without memory of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(5, 5)
+        self.many = nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
+
+    def forward(self, x):
+        return torch.tanh(self.last(x)) + self.many.sum()
+
+
 def with_dropout():
     return nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.3), nn.Linear(40, 5))
 
@@ -103,6 +137,81 @@ def test_a_weight_that_layers_share_is_one_weight(specs, data, count):
             fresh = Shared().double()
         fresh.load_state_dict(trainer.weights()[r][12])
         assert torch.equal(fresh.second.weight, model.first.weight)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_statistics_that_layers_share_are_kept_under_both_names(specs, data, count):
+    task = own(SharedStatistics)
+    trainer = Trainer(task, [spec.replace(keep=(12,)) for spec in specs[:count]], data)
+    trainer.train()
+    for r, spec in enumerate(specs[:count]):
+        kept, plain = trainer.weights()[r][12], train(task, spec, data).state_dict()
+        assert set(kept) == set(plain)
+        for name, x in plain.items():
+            torch.testing.assert_close(kept[name], x, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_of_the_model_says_what_it_said(specs, data, count):
+    with pytest.raises(RuntimeError, match=r"cannot be multiplied|size mismatch"):
+        Trainer(own(Failing), specs[:count], data)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_gradients_that_share_their_memory_are_each_runs_own(specs, data, count):
+    task = own(Summed)
+    trainer = Trainer(task, specs[:count], data)
+    trainer.train()
+    for r, spec in enumerate(specs[:count]):
+        for name, parameter in train(task, spec, data).named_parameters():
+            torch.testing.assert_close(trainer.runs.params[name][r], parameter, rtol=0, atol=1e-8)
+
+
+def test_parameters_lie_in_memory_as_their_gradients_come(specs, data):
+    """So that no gradient is copied at each step."""
+    trainer = Trainer(get_task("teacher_student"), specs, data)
+    runs = trainer.runs
+    losses = trainer.losses(*trainer.batch()[:2])
+    gradients = torch.autograd.grad(losses.sum(), list(runs.params.values()))
+    assert [p.stride() for p in runs.params.values()] == [g.stride() for g in gradients]
+    assert any(not p.is_contiguous() for p in runs.params.values())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_gradients_are_clipped_as_torch_clips_them(specs, data, count):
+    """To the last digit also where a gradient is so short that torch's 1e-6 beside its length counts."""
+    trainer = Trainer(get_task("teacher_student"), [s.replace(alpha=1e-3) for s in specs[:count]], data)
+    runs = trainer.runs
+    runs.set_gradients(1e-4 * trainer.losses(*trainer.batch()[:2]))
+    rows = [leaf.grad if count > 1 else leaf.grad.unsqueeze(0) for leaf in runs.leaves]
+    expected = []
+    for r in range(count):
+        plain = [nn.Parameter(torch.zeros_like(each[r])) for each in rows]
+        for p, each in zip(plain, rows, strict=True):
+            p.grad = each[r].clone()
+        torch.nn.utils.clip_grad_norm_(plain, 1e-6)
+        expected.append([p.grad for p in plain])
+    runs.clip_gradients_(1e-6)
+    for r in range(count):
+        torch.testing.assert_close([each[r] for each in rows], expected[r], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["params", "buffers"])
+def test_weights_of_another_shape_are_refused(specs, data, kind):
+    runs = Trainer(own(Shared), specs, data).runs
+    state = runs.state_dict()
+    name, x = next(iter(state[kind].items()))
+    with pytest.raises(ValueError, match=f"its {kind} have other names or shapes"):
+        runs.load_state_dict({**state, kind: {**state[kind], name: x[:1]}})
+
+
+def test_a_model_is_the_tasks_own_unless_its_plain_form_is_asked_for():
+    task = get_task("modular")
+    spec = task.spec.replace(n_train=20, options={"operation": "add", "p": 7})
+    with torch.random.fork_rng(devices=[]):
+        plain = type(task.reference_model(spec))
+    assert not isinstance(scaled_model(task, spec), plain)
+    assert isinstance(scaled_model(task, spec, reference=True), plain)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -48,7 +48,18 @@ def pooled_cnn():
     )  # fmt: skip
 
 
-MODELS = {"mlp": (small_mlp, (8,)), "cnn": (pooled_cnn, (1, 6, 6)), "residual": (Residual, (2, 6, 6))}
+def padded_pool():
+    """Windows that overlap, hang over the edge, and are as high as they are not wide; activations in place."""
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.MaxPool2d((2, 3), stride=(2, 1), padding=(1, 0), dilation=[1, 1]),
+        nn.Flatten(), nn.Linear(2 * 3 * 2, 3),
+    )  # fmt: skip
+
+
+MODELS = {
+    "mlp": (small_mlp, (8,)), "cnn": (pooled_cnn, (1, 6, 6)), "residual": (Residual, (2, 6, 6)),
+    "padded": (padded_pool, (1, 6, 6)),
+}  # fmt: skip
 
 
 def plane_for(shape, seed=1, half_width=2.0):
@@ -56,7 +67,7 @@ def plane_for(shape, seed=1, half_width=2.0):
     return Plane.through(points, half_width=half_width)
 
 
-@pytest.mark.parametrize("name", [pytest.param(m, marks=pytest.mark.slow) if m == "cnn" else m for m in MODELS])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_regions_tile_the_square_and_the_network_is_affine_on_each(name):
     make, shape = MODELS[name]
     model = built(make)
@@ -126,6 +137,14 @@ def test_a_single_output_is_decided_by_its_sign():
     np.testing.assert_allclose(np.sort(found.decision[0], axis=0), [[0.5, -1], [0.5, 1]])
 
 
+def test_an_affine_network_has_nothing_near_its_decision_boundary():
+    found = partition(built(lambda: nn.Sequential(nn.Linear(2, 2, bias=False))), unit_square())
+    assert len(found.decision) == 1
+    assert len(found.boundaries) == 0
+    assert found.share_near_decision(0.5) == found.crowding(0.5) == 0.0
+    assert (found.distances(np.zeros((2, 2))) == np.inf).all()
+
+
 def test_numbers_of_migration():
     model = built(lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
     with torch.no_grad():
@@ -170,6 +189,9 @@ class Written(nn.Module):
         (lambda x: nn.functional.relu(x, inplace=True) + x, "overwrites a tensor that is used again"),
         (nn.Sequential(nn.Unflatten(1, (1, 1, 2)), nn.MaxPool2d(2, ceil_mode=True)), "no ceil_mode"),
         (nn.Sequential(nn.Unflatten(1, (1, 1, 2)), nn.MaxPool2d((1, 2), dilation=2)), "no dilation"),
+        (nn.Sequential(nn.Unflatten(1, (1, 1, 2)), nn.MaxPool2d((1, 2), dilation=(1, 2))), "no dilation"),
+        (lambda x: x.sigmoid(), "does not know sigmoid"),
+        (lambda x: 1 / x, "does not know"),
     ],
 )
 def test_what_is_not_piecewise_affine_is_named(what, message):
@@ -189,7 +211,6 @@ def unit_square():
     return Plane(torch.zeros(2).double(), *torch.eye(2).double(), half_width=1.0)
 
 
-@pytest.mark.slow
 def test_an_mnist_network_takes_seconds_and_has_thousands_of_regions():
     model = built(
         lambda: nn.Sequential(
@@ -204,16 +225,13 @@ def test_an_mnist_network_takes_seconds_and_has_thousands_of_regions():
     print(f"{time.perf_counter() - start:.1f} s")
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp", pytest.param("cnn", marks=pytest.mark.slow), pytest.param("residual", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_exported_model_has_the_partition_of_its_module(name):
     make, shape = MODELS[name]
     model = built(make)
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(model, (torch.zeros(2, *shape, dtype=torch.float64),), dynamic_shapes=batch)
-    points = torch.randn(3, *shape, generator=generator(name), dtype=torch.float64)
-    first, second = (partition(m, Plane.through(points)) for m in (model, program.module()))
+    first, second = (partition(m, plane_for(shape)) for m in (model, program.module()))
     assert len(first.regions) == len(second.regions) > 10
     for one, other in zip(first.regions, second.regions, strict=True):
         np.testing.assert_allclose(one.polygon, other.polygon, rtol=0, atol=1e-12)

@@ -17,8 +17,8 @@ FIGURES = Path(__file__).parent.parent / "figures"
 REDRAW = "the committed figure is of another sweep: draw it again, or raise the trainer's or the task's version"
 RESTATE = "the committed figure states another claim: draw it again"
 NUMBERS = (
-    "numbers have changed: raise TRAINER_VERSION (omnigrok/spec.py) or the task's `version`, say why, and pin them "
-    "anew with `python tests/pin.py losses`"
+    "numbers have changed: raise TRAINER_VERSION (omnigrok/spec.py) or the task's or probe's `version`, say why, and "
+    "pin them anew with `python tests/pin.py losses` (or `probes`)"
 )
 RELATIVE = 1e-4
 """Torch draws an init in float32, which other instructions (ATEN_CPU_CAPABILITY=default) round otherwise: that moves
@@ -66,6 +66,13 @@ def test_losses_of_the_first_steps_are_what_they_were(task):
     both = compared(task, pin.pinned_specs(task))
     assert len(both) == 4 * 3 * len(pin.pinned_specs(task))
     np.testing.assert_allclose(both["value"], both["value_pinned"], rtol=RELATIVE, err_msg=NUMBERS)
+
+
+def test_probes_and_attacks_measure_what_they_did():
+    """On a task whose numbers do not depend on the processor; only the noise is drawn in float32."""
+    found, pinned = pin.probes(), pd.read_csv(pin.PROBES)
+    pd.testing.assert_frame_equal(found.drop(columns="value"), pinned.drop(columns="value"))
+    np.testing.assert_allclose(found["value"], pinned["value"], rtol=1e-6, atol=1e-9, err_msg=NUMBERS)
 
 
 FAULTS = {

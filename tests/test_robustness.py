@@ -1,8 +1,12 @@
 """Attacks stay in their ball, are the same alone and together, and do not take a masked gradient for robustness."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from boxes import Boxes, boxes
+from torch import nn
 
 from omnigrok import get_task
 from omnigrok.errors import SpecError
@@ -54,6 +58,7 @@ def test_an_attack_stays_in_its_ball_and_in_range_and_climbs(trainer, norm, eps,
 def test_the_lengths_of_an_attacks_steps():
     """A quarter of the radius each, or twice the radius falling linearly to zero."""
     assert PGD(0.1).steps == RobustnessProbe().steps == 10
+    assert RobustnessProbe().margin_steps == 20
     assert [PGD(0.1)._length(i) for i in range(3)] == pytest.approx([0.025] * 3)
     assert [PGD(0.1, step=0.3)._length(i) for i in range(3)] == pytest.approx([0.3] * 3)
     falling = [0.2, 0.16, 0.12, 0.08, 0.04]
@@ -140,6 +145,51 @@ def test_a_masked_gradient_is_flagged(trainer):
     assert masked["zero_gradient"].min() > 0.5
     assert (masked["robust_0.2"] > honest["robust_0.2"] + 0.1).all()  # it only looks robust
     torch.testing.assert_close(masked["margin_0.2"], honest["margin_0.2"], rtol=0, atol=0.03)
+
+
+def test_only_the_first_input_is_attacked():
+    class Two(Boxes):
+        def load(self, spec):
+            data = super().load(spec)
+            return dataclasses.replace(
+                data,
+                train_inputs=(*data.train_inputs, data.train_inputs[0] + 1),
+                test_inputs=(*data.test_inputs, data.test_inputs[0] + 1),
+            )
+
+        def model(self, spec):
+            return Product(super().model(spec))
+
+    class Product(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, factor):
+            return self.net(x * factor)
+
+    trainer = boxes(task=Two())
+    inputs, targets = batch(trainer)[0], batch(trainer)[1]
+    inputs = (*inputs, trainer.data.test_inputs[1][:40].expand(2, 40, -1))
+    attacked = PGD(0.1).attack(trainer, inputs, targets, "test")
+    assert len(attacked) == 2
+    assert attacked[1] is inputs[1]
+    assert not torch.equal(attacked[0], inputs[0])
+    noisy = GaussianNoise(0.1)(trainer, inputs, targets)
+    assert len(noisy) == 2
+    assert noisy[1] is inputs[1]
+    assert not torch.equal(noisy[0], inputs[0])
+    before, after = (objective_values(trainer, "ce", x, targets) for x in (inputs, attacked))
+    assert after.mean() > before.mean()
+    assert set(RobustnessProbe(examples=50, train=True)(trainer)) == {
+        "robust_0.1", "margin_0.1", "zero_gradient", "robust_train_0.1"
+    }  # fmt: skip
+
+
+def test_a_probe_needs_the_training_examples_that_it_attacks():
+    RobustnessProbe(examples=70, train=True)(boxes(1, n_train=70))
+    with pytest.raises(SpecError, match="of 71 examples needs as many training examples"):
+        RobustnessProbe(examples=71, train=True)(boxes(1, n_train=70))
 
 
 def test_only_classes_can_be_attacked():

@@ -1,5 +1,6 @@
 import errno
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,25 @@ def test_to_forget_a_run_is_to_forget_what_was_computed_from_its_weights(store, 
     store.delete([spec])
     assert [p.name for p in store.weights_path(spec).parent.iterdir()] == [f"{kept.stem}-0.partition.pt"]
     assert store.read(spec) is None
+
+
+def test_to_forget_a_run_is_to_forget_the_checkpoints_of_its_batches(store, spec):
+    specs = [spec.replace(seed=s) for s in range(3)]
+    state = {"step": 3}
+    batches = specs[:2], specs[1:], specs[2:]
+    for batch in batches:
+        store.save_checkpoint(batch, state, 1.0)
+    store.delete(specs[:1])
+    assert [store.checkpoint_path(batch).exists() for batch in batches] == [False, True, True]
+    store.delete(specs[:1])  # nothing is there
+    assert len(store.checkpointed_batches(spec.task)) == 2
+
+
+def test_a_pyarrow_without_the_compression_is_one_line(store, spec, monkeypatch):
+    path = write(store, spec)
+    monkeypatch.setattr(store_module.pa, "Codec", SimpleNamespace(is_available=lambda _: False))
+    with pytest.raises(OmnigrokError, match="the installed pyarrow has no zstd"):
+        read_run(path)
 
 
 def test_two_writes_are_the_same_bytes(store, spec):

@@ -25,6 +25,7 @@ from omnigrok.batching import Batching, _cgroup_limits, measure
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.executors import WorkerProgress, process_pool
 from omnigrok.runs import scaled_model
+from omnigrok.schedule import evaluation_steps
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
 from omnigrok.sweep import describe, plan, train_in_turn
 from omnigrok.task import run_hash, task_data
@@ -51,7 +52,7 @@ def start(root, log, steps, runs):
 
 
 def contents(root):
-    """All stored runs: raw columns and metadata, but not time, host load and the code, which may be edited meanwhile."""
+    """All stored runs: columns and metadata, but not time, host load and the code, which may be edited meanwhile."""
     result = {}
     for path in sorted(root.glob("*/*.parquet")):
         table = pq.read_table(path)
@@ -222,8 +223,7 @@ def test_datasets_are_kept_up_to_a_size(spec, monkeypatch):
     assert len(task_module._loaded) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sweeps_in_turn_are_the_sweeps_one_after_the_other(tmp_path, spec, workers):
     """Same batches, so the same bits; the second sweep shares runs with the first, the third has no others."""
     runs = [spec.replace(seed=s, steps=steps) for steps in (10, 20) for s in range(5)]
@@ -248,6 +248,24 @@ def test_a_checkpoint_of_an_earlier_sweep_is_not_a_later_ones_to_delete(store, s
     assert list(batch.specs) == specs
     assert plan(specs, store, "cpu", runs_per_batch=1, after=set(map(run_hash, specs))) == []
     assert store.checkpoint_path(specs).exists()
+
+
+def test_a_batch_that_was_killed_while_its_results_were_written_is_completed_as_it_was(store, spec):
+    """Of two runs the first is stored, and the checkpoint of both is there: the second goes on in its batch."""
+    specs = [spec.replace(seed=s) for s in range(2)]
+    run_sweep(specs, store, runs_per_batch=2, show_progress=False)
+    before = contents(store.root)
+    trainer = Trainer(get_task(spec.task), specs, task_data(spec, "cpu"))
+    trainer.train()
+    store.delete(specs[1:])
+    store.save_checkpoint(specs, trainer.state_dict(), 0.0)
+    [batch] = plan(specs, store, "cpu", runs_per_batch=2)
+    assert list(batch.specs) == specs
+    [batch] = plan(specs[1:], store, "cpu", runs_per_batch=2)  # of a sweep without the first, it is a batch of its own
+    assert list(batch.specs) == specs[1:]
+    run_sweep(specs, store, runs_per_batch=2, show_progress=False)
+    assert contents(store.root) == before
+    assert not store.checkpoint_path(specs).exists()
 
 
 def test_force_deletes_nothing_that_it_cannot_train_again(store, spec):
@@ -422,6 +440,45 @@ def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
     run_sweep(specs[:2], store, runs_per_batch=2, show_progress=False)
     assert "2 of 7 runs are finished" in describe(specs, store, "cpu")
     assert "0 of 7 runs are finished" in describe(specs, store, "cpu", force=True)
+
+
+def test_a_dry_run_counts_evaluations_probes_and_memory(store, spec, monkeypatch):
+    """Two batches of two runs of 1 MiB each, on two workers."""
+    found = Batching(runs=2, threads=1, step_seconds=2.0, evaluation_seconds=0.5, run_bytes=2**20, tried={"2": 2.0})
+    monkeypatch.setattr("omnigrok.batching.measure", lambda *_: found)
+    monkeypatch.setattr(sweep_module, "_probe_seconds", lambda *_: 10.0)
+    evaluations, data = len(evaluation_steps(spec.steps, spec.evaluation_density)), task_data(spec, "cpu")
+    text = describe([spec.replace(seed=s) for s in range(4)], store, "cpu", workers=2)
+    seconds = 4 * (spec.steps * 2.0 + evaluations * (0.5 + 10.0))
+    assert text.splitlines()[1:] == [
+        f"{'teacher_student':<18}{4:>6}{spec.steps:>9}{2:>12}{seconds / 2 / 60:>9.1f}{2 + data.nbytes / 2**20:>8.0f}",
+        f"0 of 4 runs are finished; about {seconds / 2 / 60:.1f} min left",
+    ]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_progress_counts_each_step_of_each_run_once(store, spec, monkeypatch, elsewhere):
+    reported = []
+    monkeypatch.setattr(sweep_module.Progress, "advance", lambda self, units, note="": reported.append(units))
+    specs = [spec.replace(seed=s) for s in range(4)]
+    with ThreadPoolExecutor(1) as threads:
+        executor = threads if elsewhere else None
+        run_sweep(specs, store, runs_per_batch=2, executor=executor, show_progress=False)
+    assert sum(reported) == pytest.approx(sum(s.steps for s in specs))
+
+
+def test_one_process_trains_in_silence_unless_more_are_asked_for(store, spec, monkeypatch, capfd):
+    def refuse(*_):
+        raise AssertionError("a pool was started")
+
+    monkeypatch.setattr(sweep_module, "process_pool", refuse)
+    specs = [spec.replace(seed=s) for s in range(2)]
+    for _ in train_in_turn([specs], store, runs_per_batch=1, show_progress=False):
+        pass
+    run_sweep([*specs, spec.replace(seed=2), spec.replace(seed=3)], store, runs_per_batch=1, show_progress=False)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(AssertionError, match="a pool was started"):
+        run_sweep([spec.replace(seed=s) for s in (4, 5)], store, runs_per_batch=1, workers=2, show_progress=False)
 
 
 def test_a_cgroups_limit_is_the_memory_there_is(tmp_path):

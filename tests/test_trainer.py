@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -221,6 +222,22 @@ def test_what_is_measured_is_what_the_model_gives(spec):
                 assert values[split, "loss"] == pytest.approx(squares.mean().item(), rel=1e-9)
                 assert values[split, "accuracy"] == (squares < 1e-3).double().mean().item()
         assert values["parameters", "weight_norm"] == pytest.approx(weight_norm(model), rel=1e-9)
+
+
+def test_a_metrics_name_may_hold_a_slash(spec):
+    @dataclass(frozen=True)
+    class Slashed:
+        def __call__(self, trainer):
+            return {"a/b/c": trainer.runs.norm()}
+
+    task, data = get_task("teacher_student"), task_data(spec, "cpu")
+    first, second = (Trainer(task, [spec.replace(probes=(Slashed(),))], data) for _ in range(2))
+    first.train()
+    second.load_state_dict(first.state_dict())
+    [table] = second.frames()
+    assert first.frames()[0].equals(table)
+    assert "a/b/c" in set(table["metric"])
+    assert table.index.equals(pd.RangeIndex(len(table)))
 
 
 @pytest.mark.parametrize("count", [1, 3])
