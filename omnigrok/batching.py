@@ -100,9 +100,10 @@ def _same_work(spec: RunSpec) -> RunSpec:
     return spec.replace(
         steps=1,
         lr=1.0,
-        lr_drop=None,
-        betas=(0.9, 0.999),
-        gradient_clip=None if spec.gradient_clip is None else 1.0,
+        schedule=(),
+        changes=(),
+        stop=None,
+        optimizer=spec.optimizer.as_costly(),
         evaluation_density=1,
         subset="first",
         data_seed=0,

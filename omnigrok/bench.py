@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from omnigrok.batching import MUCH_SLOWER, timed
 from omnigrok.complexity import ComplexityProbe, activations, changes, extremes, frame
 from omnigrok.executors import keep_freed_memory
+from omnigrok.gradients import Clip
 from omnigrok.oracle import Examples
 from omnigrok.processor import flush_denormals
 from omnigrok.runs import scaled_model
@@ -236,8 +237,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
         return DataLoader(examples, batch_size=spec.effective_batch_size, shuffle=train, generator=own)
 
     model = scaled_model(task, spec, reference=True).to(device)
-    optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+    optimizer = spec.optimizer.plain(model.parameters(), spec.lr, spec.weight_decay)
     train = loader("train", spec.n_train)
     sizes = {"train": task.published_evaluation.train, "test": task.published_evaluation.test}
     evaluated = [loader(split, n) for split, n in sizes.items() if n]
@@ -272,17 +272,15 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
 
 
 def clip(model: nn.Module, spec: RunSpec) -> None:
-    if spec.gradient_clip is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
+    for part in spec.gradient:
+        if isinstance(part, Clip):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), part.limit)
 
 
 def plain_loop(task: Task, spec: RunSpec, data: TaskData, device: str) -> Contender:
     """The strongest plain loop of one model."""
     model = scaled_model(task, spec, reference=True).to(device)
-    optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(
-        model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
-    )
+    optimizer = spec.optimizer.plain(model.parameters(), spec.lr, spec.weight_decay, fused=True)
     n, size = spec.n_train, spec.effective_batch_size
     order = BatchOrder([spec], torch.device(device))
     whole = tuple(x[:n] for x in data.train_inputs), data.train_targets[:n]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from omnigrok import console
 from omnigrok.errors import CorruptFileError, OmnigrokError
+from omnigrok.gradients import Clip
 from omnigrok.model_cli import complexity, partition
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, available_tasks, get_task, run_hash
@@ -24,7 +25,6 @@ RUN_OPTIONS = (
     ("seed", int),
     ("weight_decay", float),
     ("lr", float),
-    ("gradient_clip", console.OrNone(click.FLOAT)),
     ("batch_size", console.OrNone(click.INT)),
     ("optimizer", str),
     ("dtype", str),
@@ -68,8 +68,8 @@ def list_tasks() -> None:
         batch = "full batch" if spec.batch_size is None else f"batches of {spec.batch_size}"
         click.echo(f"{name}: {task.display_name} ({task.citation})")
         click.echo(
-            f"    N = {spec.n_train}, alpha = {spec.alpha:g}, {spec.optimizer} lr {spec.lr:g}, weight decay "
-            f"{spec.weight_decay:g}, {batch}, {spec.steps:,} steps, {spec.dtype}"
+            f"    N = {spec.n_train}, alpha = {spec.alpha:g}, {type(spec.optimizer).__name__} lr {spec.lr:g}, "
+            f"weight decay {spec.weight_decay:g}, {batch}, {spec.steps:,} steps, {spec.dtype}"
         )
         if spec.options:
             click.echo("    options: " + ", ".join(f"{option}={value}" for option, value in spec.options))
@@ -87,6 +87,11 @@ def _run_options(command: Any) -> Any:
 @click.argument("task")
 @_run_options
 @click.option("--sphere/--no-sphere", default=None, help=HELP["sphere"])
+@click.option(
+    "--gradient-clip",
+    type=console.OrNone(click.FLOAT),
+    help="Largest gradient norm of a run, instead of what the task does to its gradients; none: nothing.",
+)
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="One of the task's own: --option p=97.")
 @click.option("--keep", type=console.CommaList(click.IntRange(0)), help="Steps whose weights are kept: 0,1000.")
 @console.device_option
@@ -105,6 +110,7 @@ def run_one(
     force: bool,
     keep: tuple[int, ...] | None,
     options: tuple[str, ...],
+    gradient_clip: float | str | None,
     **fields: Any,
 ) -> None:
     """Train one run of TASK, print what it ends with and save its curve.
@@ -121,6 +127,8 @@ def run_one(
     given = {name: value for name, value in fields.items() if value is not None}
     spec = chosen.spec.replace(**{name: None if value == console.NONE else value for name, value in given.items()})
     spec = spec.replace(options=_with_options(chosen, options), keep=keep or ())
+    if gradient_clip is not None:
+        spec = spec.replace(gradient=() if gradient_clip == console.NONE else (Clip(float(gradient_clip)),))
     store = Store(results)
     picture = out or store.path(spec).with_suffix(".png")
     if picture.is_dir() or not picture.suffix:

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from omnigrok.errors import SpecError
+from omnigrok.gradients import Clip
 from omnigrok.processor import flushed
 from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
+from omnigrok.sphere import Sphere
 from omnigrok.task import Task, TaskData
 from omnigrok.trainer import BatchOrder
 
@@ -55,17 +58,31 @@ def weight_norm(model: nn.Module, *, first_twice: bool = False) -> float:
 
 @flushed()
 def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
-    """Train one run and return its module."""
+    """Train one run and return its module.
+
+    Raises:
+        SpecError: the run has a part that this loop does not know: it has torch's optimizers, clipping, schedules,
+            losses and the published spheres.
+    """
+    sphere, clips = spec.sphere, [part for part in spec.gradient if isinstance(part, Clip)]
+    published = sphere is None or sphere == Sphere(sphere.first_twice, sphere.early)
+    others = [spec.perturbation, spec.weight_noise, spec.stop, *spec.changes]
+    if not published or len(clips) < len(spec.gradient) or any(part is not None for part in others):
+        raise SpecError(
+            "the plain loop knows torch's optimizers, clipping, schedules, losses and published spheres only"
+        )
     model = scaled_model(task, spec, reference=True)
-    radius = weight_norm(model, first_twice=spec.sphere_first_twice)
+    first_twice = sphere is not None and sphere.first_twice
+    radius = weight_norm(model, first_twice=first_twice)
 
-    def project() -> None:
-        scale = radius / weight_norm(model, first_twice=spec.sphere_first_twice)
-        for p in model.parameters():
-            p.data.mul_(scale)
+    def project(*, early: bool) -> None:
+        if sphere is not None and sphere.early == early:
+            scale = radius / weight_norm(model, first_twice=first_twice)
+            for p in model.parameters():
+                p.data.mul_(scale)
 
-    optimizer_class = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+    optimizer = spec.optimizer.plain(model.parameters(), spec.lr, spec.weight_decay)
+    criterion = spec.loss or task.loss
     loader = DataLoader(
         Examples(data, spec.n_train),
         batch_size=spec.effective_batch_size,
@@ -75,14 +92,12 @@ def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: spec.lr_at(step) / spec.lr)
     for *inputs, targets in loader:
         optimizer.zero_grad()
-        loss = task.loss(model(*inputs), targets).mean()
-        if spec.sphere and spec.sphere_early:
-            project()
+        loss = criterion(model(*inputs), targets).mean()
+        project(early=True)
         loss.backward()
-        if spec.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
+        for clip in clips:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip.limit)
         optimizer.step()
         schedule.step()
-        if spec.sphere and not spec.sphere_early:
-            project()
+        project(early=False)
     return model

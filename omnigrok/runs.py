@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from omnigrok.errors import SpecError
-from omnigrok.spec import RunSpec, seed_of
+from omnigrok.spec import RunSpec, generator, seed_of
+from omnigrok.sphere import row_norms
 from omnigrok.task import Inputs, Task
 
 Model = Callable[..., Tensor]
@@ -57,7 +58,6 @@ class Runs:
         params: each of the module's parameters with a leading axis of runs.
         theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
         leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
-        radius: (runs,) the norm of each run's scaled init that its sphere holds.
         draws: whether the model draws random numbers when it trains (dropout).
 
     Raises:
@@ -79,51 +79,45 @@ class Runs:
         self.module = models[0].to(device)
         self._single = len(specs) == 1
         self._bind()
-        self._counts = torch.ones(len(self.theta), len(specs), dtype=specs[0].torch_dtype, device=device)
-        for row, spec in enumerate(specs):
-            self._counts[0, row] = 2.0**0.5 if spec.sphere_first_twice else 1.0
-        self.radius = self._held_norm()
-        self._ones = torch.ones_like(self.radius)
+        self._seeds = [spec.seed for spec in specs]
+        self._ones = torch.ones(len(specs), dtype=specs[0].torch_dtype, device=device)
 
     def __len__(self) -> int:
-        return len(self.radius)
+        return len(self._ones)
 
     def norm(self) -> Float[Tensor, "runs"]:
         """L2 norm of all parameters of each run, every tensor counted once (Liu et al. 2023, section 2)."""
-        return torch.linalg.vector_norm(self._norms(), dim=0)
+        return torch.linalg.vector_norm(row_norms(self.theta), dim=0)
 
-    def _norms(self) -> Float[Tensor, "tensors runs"]:
-        return torch.stack([torch.linalg.vector_norm(matrix, dim=1) for matrix in self.theta])
+    def gradient_rows(self) -> list[Tensor]:
+        """The gradients as matrices (runs, n), in the memory order of theta; to be changed in place."""
+        gradients = [leaf.grad for leaf in self.leaves if leaf.grad is not None]
+        return [in_memory_order(g.unsqueeze(0)) for g in gradients] if self._single else gradients
 
-    def _held_norm(self) -> Float[Tensor, "runs"]:
-        """The norm that a sphere holds: of all parameters, the first counted twice where a run's spec says so."""
-        return torch.linalg.vector_norm(self._norms() * self._counts, dim=0)
+    def gradient_norm(self) -> Float[Tensor, "runs"]:
+        """L2 norm of each run's gradient, of all parameters."""
+        return torch.linalg.vector_norm(row_norms(self.gradient_rows()), dim=0)
+
+    def shaped(self, rows: Float[Tensor, "runs n"], i: int) -> Float[Tensor, "runs ..."]:
+        """Rows of parameter i, in the memory order of theta, as a view in the parameter's own shape."""
+        p = list(self.params.values())[i]
+        return rows.as_strided(p.shape, p.stride(), rows.storage_offset())
+
+    def noise(self, name: str, step: int, i: int) -> Float[Tensor, "runs ..."]:
+        """Standard normal numbers in the shape of parameter i, keyed by each run's seed, a name and the step."""
+        p = list(self.params.values())[i]
+        keyed = [torch.randn(p.shape[1:], generator=generator(seed, name, step, i)) for seed in self._seeds]
+        return torch.stack(keyed).to(p)
+
+    def embeddings(self) -> set[str]:
+        """Names of the parameters that are tables of nn.Embedding."""
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        return {f"{name}.weight" for name, module in self.module.named_modules() if isinstance(module, kinds)}
 
     def scale_(self, factors: Float[Tensor, "runs"]) -> None:
         """Multiply every parameter of run r by factors[r]."""
         for matrix in self.theta:
             matrix.mul_(factors[:, None])
-
-    def decay_(self, rates: Float[Tensor, "runs"]) -> None:
-        """Take the share rates[r] off every parameter of run r.
-
-        Not `scale_(1 - rates)`: a rate of 1e-5 would lose 0.3 % of itself in the float32 rounding of 0.99999.
-        """
-        for matrix in self.theta:
-            matrix.addcmul_(matrix, rates[:, None], value=-1)
-
-    def project_(self, held: Bool[Tensor, "runs"]) -> None:
-        """Put the runs marked in `held` back on their sphere: theta <- theta * radius / |theta|."""
-        self.scale_(self._back(held))
-
-    def project_within_graph_(self, held: Bool[Tensor, "runs"]) -> None:
-        """The same, unseen by autograd: the backward pass that follows goes through the weights as they are then."""
-        factors = self._back(held)
-        for p in self.params.values():
-            p.data.mul_(factors.view(-1, *[1] * (p.ndim - 1)))
-
-    def _back(self, held: Bool[Tensor, "runs"]) -> Float[Tensor, "runs"]:
-        return torch.where(held, self.radius / self._held_norm(), 1.0)
 
     def map(
         self,
@@ -177,7 +171,7 @@ class Runs:
         if not self.draws:
             yield
             return
-        device = self.radius.device
+        device = self._ones.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(self._seed, "forward", step))
             yield
@@ -194,15 +188,6 @@ class Runs:
             if g.stride() != p.stride():
                 g = torch.empty_like(p).copy_(g)
             matrix.grad = in_memory_order(g)
-
-    def clip_gradients_(self, limit: float) -> None:
-        """Scale each run's gradient down to norm `limit` where it is longer; as torch's clip_grad_norm_, run by run."""
-        gradients = [leaf.grad for leaf in self.leaves if leaf.grad is not None]
-        rows = [in_memory_order(g.unsqueeze(0)) for g in gradients] if self._single else gradients
-        norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dim=1) for g in rows]), dim=0)
-        factors = (limit / (norms + 1e-6)).clamp(max=1.0)
-        for g in rows:
-            g.mul_(factors[:, None])
 
     def adopt_layout(self, losses: Float[Tensor, "runs"]) -> None:
         """Lay the parameters out in memory as their gradients come (a batched weight's is transposed): saves a copy."""

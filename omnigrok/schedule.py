@@ -1,6 +1,64 @@
-"""When a run is evaluated: on a logarithmic grid, because grokking is read on a logarithmic axis."""
+"""Factors of the learning rate, and when a run is evaluated: on a logarithmic grid, as grokking is read on one."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from omnigrok.errors import SpecError
+from omnigrok.part import Part
+
+
+@dataclass(frozen=True)
+class Schedule(Part):
+    """A factor of the learning rate at each step; those of a run are multiplied."""
+
+    def __call__(self, step: int, steps: int) -> float:
+        """The factor of the update that follows `step` updates, in a run of `steps`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Drop(Schedule):
+    """Times a factor every so many steps, as torch's StepLR.
+
+    >>> [Drop(2, 0.5)(step, 5) for step in range(5)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    every: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not (self.every >= 1 and 0 < self.factor < math.inf):
+            raise SpecError(f"Drop takes 1 or more steps and a factor above 0, got {self.every!r} and {self.factor!r}")
+
+    def __call__(self, step: int, steps: int) -> float:
+        return float(self.factor) ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from the whole rate down to a share of it, `floor`, over the run or the first `length` steps.
+
+    As torch's CosineAnnealingLR; afterwards it stays (Loshchilov and Hutter 2017, without restarts).
+
+    >>> [round(Cosine()(step, 4), 3) for step in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+
+    length: int | None = None
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not ((self.length is None or self.length >= 1) and 0 <= self.floor <= 1):
+            raise SpecError(
+                f"Cosine takes 1 or more steps and a floor from 0 to 1, got {self.length!r}, {self.floor!r}"
+            )
+
+    def __call__(self, step: int, steps: int) -> float:
+        length = self.length or max(1, steps)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(step, length) / length)) / 2
 
 
 def evaluation_steps(steps: int, density: int = 1) -> list[int]:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from omnigrok.changes import ChangeAt, Stop
 from omnigrok.errors import SpecError
+from omnigrok.gradients import Clip, GradientPart, WeightNoise
+from omnigrok.losses import Loss
+from omnigrok.optimizers import OPTIMIZERS, AdamW, Optimizer
+from omnigrok.part import Part, check_part, plain
+from omnigrok.schedule import Drop, Schedule
+from omnigrok.sphere import Sphere
 
 if TYPE_CHECKING:
     from omnigrok.trainer import Perturbation, Probe
@@ -30,6 +37,15 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class RunSpec:
     """One run, completely: same spec and same data, same numbers (up to floating-point rounding).
 
+    Numbers are fields; mechanisms are parts (`omnigrok.part.Part`): an optimizer, factors of its learning rate, changes
+    of the gradient, a sphere, a loss.
+
+    >>> from omnigrok.optimizers import Muon
+    >>> from omnigrok.schedule import Cosine
+    >>> spec = RunSpec(n_train=100, steps=1_000, lr=0.1, optimizer=Muon(), schedule=(Cosine(floor=0.1),))
+    >>> spec.replace(sphere=True).sphere
+    Sphere(first_twice=False, early=False, of='parameters', scale=1.0, norm=None, start=0)
+
     Raises:
         SpecError: a field has a value that no run can have.
     """
@@ -43,16 +59,20 @@ class RunSpec:
     weight_decay: float = field(
         default=0.0, metadata={"help": "decoupled with adamw (theta *= 1 - lr * wd), an L2 gradient with adam"}
     )
-    sphere: bool = field(default=False, metadata={"help": "hold the weight norm at its initial value"})
-    optimizer: Literal["adam", "adamw"] = field(default="adamw", metadata={"help": "adam or adamw"})
-    betas: tuple[float, float] = (0.9, 0.999)
+    sphere: Sphere | None = field(default=None, metadata={"help": "hold the weight norm at its initial value"})
+    """True stands for the usual one, False for none."""
+    optimizer: Optimizer = field(default=AdamW(), metadata={"help": "one of: " + ", ".join(OPTIMIZERS)})
+    """A name stands for the optimizer with its defaults."""
+    schedule: tuple[Schedule, ...] = ()
+    """Factors of the learning rate."""
+    gradient: tuple[GradientPart, ...] = ()
+    """What changes the gradients before the step, in order."""
+    weight_noise: WeightNoise | None = None
+    loss: Loss | None = None
+    """Instead of the task's own."""
+    changes: tuple[ChangeAt, ...] = ()
+    stop: Stop | None = None
     batch_size: int | None = field(default=None, metadata={"help": "examples a step; none: the full batch"})
-    lr_drop: tuple[int, float] | None = field(
-        default=None, metadata={"help": "(steps, factor): lr times factor every so many steps"}
-    )
-    gradient_clip: float | None = field(
-        default=None, metadata={"help": "largest gradient norm of a run; none: no limit"}
-    )
     dtype: Literal["float32", "float64"] = field(default="float32", metadata={"help": "float32 or float64"})
     subset: Literal["first", "shuffled"] = field(
         default="first", metadata={"help": "order of the pool: as published, or shuffled by data_seed"}
@@ -66,15 +86,11 @@ class RunSpec:
     perturbation: Perturbation | None = None
     keep: tuple[int, ...] = ()
     """Steps whose weights are kept beside the run's table: `Store.weights`."""
-    sphere_first_twice: bool = False
-    """The sphere's norm counts the first weight matrix twice, as two published notebooks do."""
-    sphere_early: bool = False
-    """Back on the sphere between forward and backward pass, as one published notebook does, not after the step."""
 
     def __post_init__(self) -> None:
         for name, (convert, rule) in FIELDS.items():  # 8, 8.0 and numpy's 8 are the same run
             value = getattr(self, name)
-            if value is None and name in ("batch_size", "lr_drop", "gradient_clip"):
+            if value is None and name == "batch_size":
                 continue
             try:
                 object.__setattr__(self, name, convert(value))
@@ -91,26 +107,18 @@ class RunSpec:
         need(self.n_train >= 1, "n_train", "1 or more")
         need(self.steps >= 0, "steps", "0 or more")
         need(self.batch_size is None or self.batch_size >= 1, "batch_size", "1 or more, or none for the full batch")
-        need(
-            self.lr_drop is None or (self.lr_drop[0] >= 1 and 0 < self.lr_drop[1] < math.inf),
-            "lr_drop",
-            "(1 or more steps, a factor above 0), or none",
-        )
-        need(
-            self.gradient_clip is None or 0 < self.gradient_clip < math.inf,
-            "gradient_clip",
-            "a finite number above 0, or none",
-        )
         need(self.evaluation_density >= 0, "evaluation_density", "0 or more")
-        need(self.optimizer in ("adam", "adamw"), "optimizer", "adam or adamw")
         need(self.dtype in DTYPES, "dtype", "float32 or float64")
         need(self.subset in ("first", "shuffled"), "subset", "first or shuffled")
-        need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
         need(all(0 <= step <= self.steps for step in self.keep), "keep", f"steps from 0 to {self.steps}")
-        for name, parts in (("probes", self.probes), ("perturbation", (self.perturbation,))):
-            for part in parts:
-                if part is not None or name == "probes":
-                    check_part(name, part)
+        for name, kind in PARTS.items():
+            value = getattr(self, name)
+            if value is None and name != "optimizer":
+                continue
+            for part in value if isinstance(value, tuple) else (value,):
+                check_part(name, part, kind)
+        if self.weight_noise is not None and self.sphere is not None and self.sphere.early:
+            raise SpecError("weight_noise would be undone with an early sphere, which moves the weights under it")
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed."""
@@ -125,11 +133,11 @@ class RunSpec:
         return DTYPES[self.dtype]
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of the update that follows a step."""
-        if self.lr_drop is None:
-            return self.lr
-        every, factor = self.lr_drop
-        return self.lr * factor ** (step // every)
+        """The learning rate of the update that follows `step` updates."""
+        rate = self.lr
+        for part in self.schedule:
+            rate *= part(step, self.steps)
+        return rate
 
     @property
     def effective_batch_size(self) -> int:
@@ -140,35 +148,26 @@ class RunSpec:
         """The fields that differ from their default, ready for JSON.
 
         A default is left out so that a field added later does not change the hash of the runs made before it. Probes
-        and perturbations enter with all of their fields, and with their class's `version` where it is above 1: a field
-        that is added renames the runs that have them.
+        and perturbations that are no `Part` enter with all of their fields, so that one that is added renames the runs
+        that have them. What had a field of its own before it was a part has that field's key, and its runs their names.
         """
-        result = {}
+        result: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.default is dataclasses.MISSING or value != f.default:
-                result[f.name] = _plain(value)
+            if f.default is not dataclasses.MISSING and value == f.default:
+                continue
+            if f.name in ("optimizer", "sphere"):
+                result |= value.canonical()
+            elif f.name in ("schedule", "gradient") and len(value) == 1 and type(value[0]) in KEYS:
+                result |= KEYS[type(value[0])](value[0])
+            else:
+                result[f.name] = plain(value)
         return result
 
     def hash(self, data_sha256: str) -> str:
         """Content hash of the run: 16 hex digits over the canonical fields, the data and the trainer version."""
         content = {"spec": self.canonical(), "data": data_sha256, "trainer": TRAINER_VERSION}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check_part(name: str, part: Any) -> None:
-    """Raises SpecError for what cannot be a part of a run: its fields identify the run, so they must not change."""
-    kind = type(part)
-    frozen = dataclasses.is_dataclass(part) and kind is not type and kind.__dataclass_params__.frozen
-    if not (frozen and callable(part)):
-        raise SpecError(
-            f"{name} takes instances of frozen dataclasses with a __call__ (@dataclass(frozen=True)), got {part!r}"
-        )
-    try:
-        hash(part)
-        json.dumps(_plain(part))
-    except TypeError as error:
-        raise SpecError(f"the fields of {part!r} must be numbers, text, or tuples of them: {error}") from error
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -188,16 +187,16 @@ def global_states() -> tuple[object, ...]:
     return (*(state.numpy().tobytes() for state in states), *numpy_state, random.getstate())
 
 
-def _truth(value: Any) -> bool:
-    return {False: False, True: True}[value]
+def _named(value: Any) -> Any:
+    return OPTIMIZERS[value]() if isinstance(value, str) else value
 
 
-def _pair(first: Callable, second: Callable) -> Callable[[Any], tuple]:
-    def convert(value: Any) -> tuple:
-        a, b = value
-        return first(a), second(b)
+def _sphere(value: Any) -> Any:
+    return value if value is None or isinstance(value, Part) else {False: None, True: Sphere()}[value]
 
-    return convert
+
+def _parts(value: Any) -> tuple:
+    return (value,) if isinstance(value, Part) else tuple(value)
 
 
 def _options(value: Any) -> tuple[tuple[str, Any], ...]:
@@ -211,27 +210,22 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
         ("n_train", "steps", "seed", "data_seed", "batch_size", "evaluation_density"),
         (operator.index, "a whole number"),
     ),
-    **dict.fromkeys(("alpha", "lr", "weight_decay", "gradient_clip"), (float, "a number")),
-    **dict.fromkeys(("sphere", "sphere_first_twice", "sphere_early"), (_truth, "true or false")),
-    "betas": (_pair(float, float), "two numbers in [0, 1)"),
-    "lr_drop": (_pair(operator.index, float), "(1 or more steps, a factor above 0), or none"),
+    **dict.fromkeys(("alpha", "lr", "weight_decay"), (float, "a number")),
+    "optimizer": (_named, f"an optimizer or the name of one ({', '.join(OPTIMIZERS)})"),
+    "sphere": (_sphere, "true, false or a Sphere"),
+    **dict.fromkeys(("schedule", "gradient", "changes"), (_parts, "a tuple of parts")),
     "keep": (lambda steps: tuple(map(operator.index, steps)), "whole numbers"),
     "options": (_options, "pairs of name and value"),
     "probes": (tuple, "a tuple of probes"),
 }
 """What a field's value is turned into, and what to call it where that fails."""
-
-
-def _plain(value: Any) -> Any:
-    """A field's value ready for JSON. The engine's own parts go by their class's name, others by their module, too."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
-        own = kind.__module__.partition(".")[0] == __package__
-        return {
-            "type": kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}",
-            **({} if (version := getattr(kind, "version", 1)) == 1 else {"version": version}),
-            **{field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)},
-        }
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return value
+PARTS: dict[str, type[Part] | None] = {
+    "optimizer": Optimizer, "schedule": Schedule, "gradient": GradientPart, "weight_noise": WeightNoise,
+    "sphere": Sphere, "loss": Loss, "changes": ChangeAt, "stop": Stop, "probes": None, "perturbation": None,
+}  # fmt: skip
+"""The fields that hold parts, and of which kind; None: anything frozen that can be called."""
+KEYS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Drop: lambda part: {"lr_drop": [part.every, part.factor]},
+    Clip: lambda part: {"gradient_clip": part.limit},
+}
+"""Parts that were fields of the spec, alone in theirs: the keys that name their runs."""

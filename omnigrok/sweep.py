@@ -373,6 +373,7 @@ class _Worker:
                 f"{self.device} ran out of memory with {len(specs)} runs of {task.name} at once: take fewer --workers "
                 "or free what else is on it; finished runs and checkpoints are kept"
             ) from error
+        self.progress.advance(len(specs) * (spec.steps - trainer.step) * step_cost)  # of runs that stopped
         run: dict[str, Any] = {
             "data": {"source": data.source, "sha256": data_sha256(spec), "n": spec.n_train},
             "provenance": {**code, "dtype": spec.dtype, "threads": torch.get_num_threads()},

@@ -1,11 +1,14 @@
 """The one scaled-init trainer. A batch of runs is trained together; each keeps its own alpha, seed, weight decay,
 training-set size and norm sphere, and its result does not depend on its neighbours beyond floating-point rounding.
+
+A step is composed of the spec's parts: an optimizer that asks for gradients, parts that change these, a sphere.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +25,7 @@ from omnigrok.processor import flushed
 from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator, global_states
+from omnigrok.sphere import Spheres
 from omnigrok.task import Inputs, Task, TaskData, check_options, check_size
 
 ORDER_BLOCK = 128  # steps whose batch order is drawn at once
@@ -39,9 +43,7 @@ class Perturbation(Protocol):
     def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs: ...
 
 
-PER_RUN = frozenset(
-    {"alpha", "seed", "weight_decay", "n_train", "batch_size", "sphere", "sphere_first_twice", "sphere_early"}
-)
+PER_RUN = frozenset({"alpha", "seed", "weight_decay", "n_train", "batch_size", "sphere"})
 """What may differ within a batch. All else is shared, so a field that is forgotten here costs speed and no truth."""
 
 
@@ -78,6 +80,12 @@ class Trainer:
         for spec in specs:
             check_options(task, spec)
             check_size(task, spec, data)
+            for change in spec.changes:
+                check_size(task, spec.replace(**change.settings), data)
+                if change.n_train is not None and task.data_depends_on_n_train:
+                    raise SpecError(f"n_train of {task.name} cannot change: its data depend on it")
+        if specs[0].loss is not None:
+            specs[0].loss.check(data.train_targets)
         if specs[0].torch_dtype == torch.float64 != widest_dtype(torch.device(device)):
             raise SpecError(f"{device} has no float64, which {task.name} is trained in; take --device cpu")
         self.task, self.specs, self.data = task, tuple(specs), data
@@ -91,25 +99,14 @@ class Trainer:
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         self._kept: dict[int, dict[str, Tensor]] = {}
-        self._held = {  # which runs are on a sphere, by when they are put back on it
-            early: torch.tensor([spec.sphere and spec.sphere_early == early for spec in specs], device=device)
-            for early in {spec.sphere_early for spec in specs if spec.sphere}
-        }
-        decays = {spec.weight_decay for spec in specs}
-        self._decay: Float[Tensor, "runs"] | None = None  # rows that differ in weight decay are decayed by hand
-        if len(decays) > 1:
-            self._decay = torch.tensor(
-                [spec.weight_decay for spec in specs], dtype=self.spec.torch_dtype, device=device
-            )
         if len(specs) > 1:
             inputs, targets, shared = self.batch()
             with self.runs.buffers_kept():
                 self.runs.adopt_layout(self.losses(inputs, targets, shared=shared))
-        optimizer = torch.optim.AdamW if self.spec.optimizer == "adamw" else torch.optim.Adam
-        common = decays.pop() if self._decay is None else 0.0
-        self.optimizer = optimizer(
-            self.runs.leaves, lr=self.spec.lr, betas=self.spec.betas, weight_decay=common, fused=True
-        )
+        self.spheres = Spheres(self.runs, [spec.sphere for spec in specs])
+        self.spheres.begin(0)
+        self.optimizer = self.spec.optimizer.start(self.runs, [spec.weight_decay for spec in specs])
+        self._gradient_parts = [(part, part.state(self.runs)) for part in self.spec.gradient]
 
     @flushed()
     def train(
@@ -128,7 +125,7 @@ class Trainer:
                     progress(self.step)
             if self.step in self.spec.keep and self.step not in self._kept:
                 self._kept[self.step] = self.runs.stacked()
-            if self.step >= self.spec.steps:
+            if self.step >= self.spec.steps or (self.step == self._measured and self.stopped()):
                 break
             self.update()
             if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
@@ -141,26 +138,29 @@ class Trainer:
 
     def update(self) -> None:
         """One step of every run."""
-        inputs, targets, shared = self.batch()
-        with self.runs.seeded(self.step):
-            if self.spec.perturbation is not None:
-                inputs, targets = self._per_run(inputs, targets, shared)
-                with self._no_global_draws(self.spec.perturbation):
-                    inputs, shared = self.spec.perturbation(self, inputs, targets), False
-            losses = self.losses(inputs, targets, shared=shared)
-        if True in self._held:
-            self.runs.project_within_graph_(self._held[True])
-        self.runs.set_gradients(losses)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.spec.lr_at(self.step)
-        if self.spec.gradient_clip is not None:
-            self.runs.clip_gradients_(self.spec.gradient_clip)
-        if self._decay is not None:
-            self._decay_rows()
-        self.optimizer.step()
-        if False in self._held:
-            self.runs.project_(self._held[False])
+        self._change(self.step)
+        if self.step:
+            self.spheres.begin(self.step)
+        self.optimizer.step(self.gradients, self.spec.lr_at(self.step))
+        self.spheres.after_step()
         self.step += 1
+
+    @torch.enable_grad()
+    def gradients(self) -> None:
+        """Gradients of all runs where their weights are now; an optimizer may ask for them twice a step."""
+        inputs, targets, shared = self.batch()
+        with self._weight_noise():
+            with self.runs.seeded(self.step):
+                if self.spec.perturbation is not None:
+                    inputs, targets = self._per_run(inputs, targets, shared)
+                    with self._no_global_draws(self.spec.perturbation):
+                        inputs, shared = self.spec.perturbation(self, inputs, targets), False
+                losses = self.losses(inputs, targets, shared=shared)
+            self.spheres.within_step()
+            self.runs.set_gradients(losses)
+        with torch.no_grad():
+            for part, state in self._gradient_parts:
+                part(self.runs, state, self.step)
 
     def batch(self) -> tuple[Inputs, Tensor, bool]:
         """The training batch of the current step: inputs, targets, and whether all runs share it.
@@ -177,10 +177,14 @@ class Trainer:
         """Mean loss of each run on a batch."""
 
         def loss(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
-            return self.task.loss(model(*inputs), targets).mean()
+            return self.example_losses(model(*inputs), targets).mean()
 
         losses: Tensor = self.runs.map(loss, inputs, targets, shared=shared)
         return losses
+
+    def example_losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The loss of each example: the task's, or what the spec has instead."""
+        return self.task.loss(outputs, targets) if self.spec.loss is None else self.spec.loss(outputs, targets)
 
     @torch.no_grad()
     def measure(self) -> None:
@@ -210,19 +214,33 @@ class Trainer:
         return self._log[split, metric][-1].mean().item()
 
     def frames(self) -> list[pd.DataFrame]:
-        """What was measured, a table a run: step, split, metric, value."""
-        steps = [s for s in sorted(self._schedule) if s <= self._measured]
+        """What was measured, a table a run: step, split, metric, value. A run that stopped ends there and says so."""
+        steps = np.array([s for s in sorted(self._schedule) if s <= self._measured])
         logged = {key: torch.stack(values).double().numpy() for key, values in self._log.items()}
-        return [
-            pd.concat(
-                [
-                    pd.DataFrame({"step": np.array(steps), "split": split, "metric": metric, "value": values[:, r]})
-                    for (split, metric), values in sorted(logged.items())
-                ],
-                ignore_index=True,
-            )
-            for r in range(len(self.specs))
-        ]
+        found = []
+        for r, end in enumerate(self._ends()):
+            last = len(steps) if end == math.inf else int(end) + 1
+            parts = [
+                pd.DataFrame({"step": steps[:last], "split": split, "metric": metric, "value": values[:last, r]})
+                for (split, metric), values in sorted(logged.items())
+            ]
+            if end != math.inf:
+                said = {"step": steps[last - 1 : last], "split": "run", "metric": "stopped", "value": 1.0}
+                parts.append(pd.DataFrame(said))
+            found.append(pd.concat(parts, ignore_index=True))
+        return found
+
+    def stopped(self) -> bool:
+        """Whether all runs have ended before their last step."""
+        return self.spec.stop is not None and max(self._ends()) < math.inf
+
+    def _ends(self) -> list[float]:
+        """The evaluation, by its number, after which each run has stopped; inf: it has not."""
+        values = self._log.get(("test", self.task.thresholds.metric), [])
+        if self.spec.stop is None or not values:
+            return [math.inf] * len(self.specs)
+        columns = torch.stack(values).T.tolist()
+        return [self.spec.stop.at(column, self.task.thresholds.test) for column in columns]
 
     def weights(self) -> list[dict[int, dict[str, Tensor]]]:
         """For each run, the kept steps with the state_dict of its module."""
@@ -238,6 +256,8 @@ class Trainer:
             "measured": self._measured,
             "runs": self.runs.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "gradient": [state for _, state in self._gradient_parts],
+            "spheres": self.spheres.state_dict(),
             "log": {"/".join(key): torch.stack(values) for key, values in self._log.items()},
             "kept": self._kept,
         }
@@ -245,7 +265,13 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.runs.load_state_dict(state["runs"])
+        for step in sorted({change.step for change in self.spec.changes if change.step < self.step}):
+            self._change(step)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.spheres.load_state_dict(state["spheres"], self.step)
+        for (_, own), saved in zip(self._gradient_parts, state["gradient"], strict=True):
+            for x, y in zip(own, saved, strict=True):
+                x.copy_(y)
         self._log.clear()
         for key, values in state["log"].items():
             split, metric = key.split("/", 1)
@@ -274,7 +300,7 @@ class Trainer:
 
     def _example_metrics(self, model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
         outputs = model(*inputs)
-        return {"loss": self.task.loss(outputs, targets), **self.task.metrics(outputs, targets)}
+        return {"loss": self.example_losses(outputs, targets), **self.task.metrics(outputs, targets)}
 
     @torch.no_grad()
     def _check_contract(self) -> None:
@@ -285,7 +311,7 @@ class Trainer:
         def check(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
             outputs = model(*inputs)
             metrics = self.task.metrics(outputs, targets)
-            loss = self.task.loss(outputs, targets)
+            loss = self.example_losses(outputs, targets)
             for name, values in {**metrics, "loss": loss}.items():
                 found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 if found != (examples,):
@@ -326,15 +352,27 @@ class Trainer:
         for name, value in values.items():
             self._log[split, name].append(value.detach().cpu())
 
-    def _decay_rows(self) -> None:
-        """Weight decay of each row's own: decoupled before the step, as torch.optim.AdamW does, or in the gradient."""
-        assert self._decay is not None
-        if self.spec.optimizer == "adamw":
-            self.runs.decay_(self.spec.lr_at(self.step) * self._decay)
+    def _change(self, step: int) -> None:
+        """Take on the settings that change at a step."""
+        for change in (each for each in self.spec.changes if each.step == step):
+            self.specs = tuple(spec.replace(**change.settings) for spec in self.specs)
+            self.spec = self.specs[0]
+            self.optimizer.decay([spec.weight_decay for spec in self.specs])
+            self._order = BatchOrder(self.specs, self.device)
+
+    @contextlib.contextmanager
+    def _weight_noise(self) -> Iterator[None]:
+        """The weights are those with the step's noise within, and without it afterwards."""
+        if self.spec.weight_noise is None:
+            yield
             return
-        for matrix in self.runs.theta:
-            assert matrix.grad is not None
-            matrix.grad.addcmul_(matrix, self._decay[:, None])
+        with torch.no_grad():
+            before = [matrix.clone() for matrix in self.runs.theta]
+            self.spec.weight_noise(self.runs, self.step)
+        yield
+        with torch.no_grad():
+            for matrix, old in zip(self.runs.theta, before, strict=True):
+                matrix.copy_(old)
 
     def _per_run(self, inputs: Inputs, targets: Tensor, shared: bool) -> tuple[Inputs, Tensor]:
         """Batches of the runs with their own leading axis, also where they share one."""

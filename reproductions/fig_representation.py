@@ -24,7 +24,9 @@ from omnigrok.analysis import median_over_seeds, reduced
 from omnigrok.claims import Tables
 from omnigrok.figure import Options, Reproduction, runs_of
 from omnigrok.panels import map_panel
+from omnigrok.schedule import Drop
 from omnigrok.spec import RunSpec
+from omnigrok.sphere import Sphere
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims.representation import CLAIMS, CONTOUR, CROSS, STAR, angles, contour
@@ -46,8 +48,8 @@ def grid(options: Options, n: int, which: str) -> list[tuple[float, RunSpec]]:
     norms, messes = (COARSE if which == "map" else FINE)[options.preset]
     low, high, top = (0.45, 9.0, 1.0) if which == "map" else (2.0, 4.5, 0.5)
     steps = STEPS[options.preset]
-    base = get_task("modular_toy").spec.replace(n_train=n, steps=steps, lr_drop=(max(1, steps // 3), 0.2))
-    base = base.replace(sphere_first_twice=options.reading == "published")
+    base = get_task("modular_toy").spec.replace(n_train=n, steps=steps, schedule=(Drop(max(1, steps // 3), 0.2),))
+    base = base.replace(sphere=Sphere(first_twice=options.reading == "published"))
     return [
         (m, base.replace(alpha=round(float(w), 5), seed=seed, options=(("messiness", round(m / PER_SHARE, 5)),)))
         for m in np.linspace(0, top, messes)

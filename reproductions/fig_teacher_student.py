@@ -24,6 +24,7 @@ from omnigrok.claims import Tables
 from omnigrok.figure import READINGS, Options, Reading, Reproduction, runs_of
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
 from omnigrok.spec import RunSpec
+from omnigrok.sphere import Sphere
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions import landscapes
@@ -40,7 +41,7 @@ def landscape(options: Options, reading: Reading) -> list[RunSpec]:
     grid, sizes = landscapes.log_grid(0.1, 10, ALPHAS[options.preset]), [options.n_train or base.n_train]
     notebook = reading == "published"
     return landscapes.specs(
-        "teacher_student", options, grid, sizes, options.seeds, sphere_first_twice=notebook, sphere_early=notebook
+        "teacher_student", options, grid, sizes, options.seeds, sphere=Sphere(first_twice=notebook, early=notebook)
     )
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnigrok.errors import SpecError
+from omnigrok.gradients import Clip
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
 from tasks.imdb_data import DATASET, encode, read_canonical, vocabulary
@@ -44,7 +45,7 @@ class IMDb(Task):
         alpha=6.0,
         weight_decay=1.0,
         batch_size=50,
-        gradient_clip=5.0,
+        gradient=(Clip(5.0),),
         evaluation_density=2,
         options=(("hidden", 256), ("length", 500), ("stop_words", True), ("vocabulary", 1000)),
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from omnigrok.spec import RunSpec
+from omnigrok.sphere import Sphere
 from omnigrok.task import TaskData
 from tasks.mnist import MNIST
 
@@ -28,7 +29,7 @@ class MNISTTemplates(MNIST):
         steps=10_000,
         alpha=1.0,
         weight_decay=0.0,
-        sphere=True,
+        sphere=Sphere(),
         batch_size=100,
         evaluation_density=1,
         options=(("messiness", 1.0),),

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from omnigrok.errors import SpecError
+from omnigrok.optimizers import AdamW
 from omnigrok.spec import RunSpec, generator
 from omnigrok.task import Task, TaskData, Thresholds
 from tasks.transformer import FullTransformer, Transformer
@@ -33,7 +34,7 @@ class Modular(Task):
         n_train=3_830,
         steps=15_000,
         lr=1e-3,
-        betas=(0.9, 0.98),
+        optimizer=AdamW(betas=(0.9, 0.98)),
         weight_decay=1.0,
         dtype="float64",
         evaluation_density=4,

@@ -7,7 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnigrok.errors import SpecError
+from omnigrok.optimizers import Adam
+from omnigrok.schedule import Drop
 from omnigrok.spec import RunSpec, generator
+from omnigrok.sphere import Sphere
 from omnigrok.task import Task, TaskData, Thresholds
 
 P, TARGET = 10, 30
@@ -34,10 +37,9 @@ class ModularToy(Task):
         n_train=45,
         steps=15_000,
         lr=1e-2,
-        lr_drop=(5_000, 0.2),
-        optimizer="adam",
-        betas=(0.9, 0.99),
-        sphere=True,
+        schedule=(Drop(5_000, 0.2),),
+        optimizer=Adam(betas=(0.9, 0.99)),
+        sphere=Sphere(),
         options=(("messiness", 0.0),),
     )
     thresholds = Thresholds(metric="accuracy", train=0.95, test=0.95)

@@ -20,8 +20,12 @@ import omnigrok.spec
 from omnigrok import RunSpec, available_tasks, get_task
 from omnigrok.complexity import ComplexityProbe
 from omnigrok.figure import PRESETS, READINGS, Options
+from omnigrok.gradients import Clip
+from omnigrok.optimizers import AdamW
 from omnigrok.partition_probe import PartitionProbe
 from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
+from omnigrok.schedule import Drop
+from omnigrok.sphere import Sphere
 from omnigrok.sweep import unique
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
@@ -47,11 +51,11 @@ SMALL = {  # what makes a task's run quick
 VARIANTS = {  # of the tasks that all mechanisms are tried on
     "as published": {},
     "adam": {"optimizer": "adam", "weight_decay": 0.1},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "betas": (0.8, 0.9)},
+    "adamw": {"optimizer": AdamW((0.8, 0.9)), "weight_decay": 0.1},
     "sphere": {"sphere": True, "alpha": 2.0},
-    "sphere, early, first twice": {"sphere": True, "sphere_early": True, "sphere_first_twice": True},
-    "falling rate": {"lr_drop": (1, 0.5)},
-    "clipped": {"gradient_clip": 0.01},
+    "sphere, early, first twice": {"sphere": Sphere(first_twice=True, early=True)},
+    "falling rate": {"schedule": (Drop(1, 0.5),)},
+    "clipped": {"gradient": (Clip(0.01),)},
     "shuffled": {"subset": "shuffled", "data_seed": 1},
     "noise": {"perturbation": GaussianNoise(0.1)},
     "attacked": {"perturbation": PGD(0.1, 2)},

@@ -54,7 +54,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
         (cli, ["run", "teacher_student", "--lr", "nan"], "lr must be"),
         (cli, ["run", "teacher_student", "--steps", "5", "--keep", "6"], "keep must be steps from 0 to 5, got (6,)"),
         (cli, ["run", "teacher_student", "--device", "cuda:77"], "device 'cuda:77' is not available here"),
-        (cli, ["run", "teacher_student", "--optimizer", "sgd"], "optimizer must be adam or adamw"),
+        (cli, ["run", "teacher_student", "--optimizer", "sgdw"], "optimizer must be an optimizer or the name of one"),
         (cli, ["run", "modular", "--option", "q=3"], "unknown option 'q'; there are: operation, p"),
         (cli, ["run", "modular", "--option", "p=x"], "option p takes a int, got 'x'"),
         (cli, ["run", "modular", "--option", "operation=minus"], "operation must be one of add"),

@@ -6,6 +6,8 @@ import torch
 from omnigrok import DataUnavailableError, get_task
 from omnigrok.complexity import ComplexityProbe
 from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
+from omnigrok.schedule import Drop
+from omnigrok.sphere import Sphere
 from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 
@@ -23,7 +25,7 @@ CASES = {
     "mnist adversarial": {"n_train": 300, "perturbation": PGD(0.1, steps=3)},
     "mnist_templates": {"n_train": 300},
     "modular": {"n_train": 500},
-    "modular_toy": {"lr_drop": (5, 0.2)},
+    "modular_toy": {"schedule": (Drop(5, 0.2),)},
     "qm9": {"n_train": 50},
     "imdb": {"n_train": 60, "options": (("hidden", 8), ("length", 40), ("stop_words", True), ("vocabulary", 100))},
     "cifar10": {"n_train": 100, "batch_size": 50, "options": (("network", "cnn"), ("width", 2))},
@@ -39,7 +41,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(case):
     if task.batchable:
         specs += [
             base.replace(seed=1, alpha=0.8, sphere=True),
-            base.replace(seed=2, alpha=1.5, sphere=True, sphere_early=True, sphere_first_twice=True),
+            base.replace(seed=2, alpha=1.5, sphere=Sphere(early=True, first_twice=True)),
         ]
     try:
         trainers = [Trainer(task, specs, task_data(base, device), device) for device in ("cpu", "cuda")]

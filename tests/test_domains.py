@@ -8,8 +8,10 @@ from torch import nn
 
 from omnigrok import DataUnavailableError, get_task
 from omnigrok.errors import CorruptFileError
+from omnigrok.gradients import Clip
 from omnigrok.oracle import train
 from omnigrok.runs import scaled_model
+from omnigrok.schedule import Drop
 from omnigrok.task import task_data
 from omnigrok.trainer import BatchOrder, Trainer
 from tasks import imdb_data, qm9_data
@@ -77,11 +79,11 @@ def test_modular_data_is_every_pair_once_with_its_answer():
     weights = sum(p.numel() for p in scaled_model(task, task.spec).parameters())
     assert weights == 114 * 128 * 2 + 3 * 128 + 4 * 128**2 + 2 * 512 * 128 + 512 + 128
     trainer = Trainer(task, [task.spec.replace(alpha=1.0)], task_data(task.spec, "cpu"))
-    assert trainer.runs.radius.item() == pytest.approx(42.5, abs=0.5)
+    assert trainer.spheres.radius.item() == pytest.approx(42.5, abs=0.5)
 
 
 def test_modular_toy_equals_the_plain_loop_while_its_learning_rate_drops():
-    task, spec, data = real("modular_toy", steps=20, lr_drop=(6, 0.2), options=(("messiness", 0.1),))
+    task, spec, data = real("modular_toy", steps=20, schedule=(Drop(6, 0.2),), options=(("messiness", 0.1),))
     others = [spec.replace(seed=1, sphere=False, weight_decay=0.5), spec.replace(seed=2, sphere=False, alpha=2.0)]
     assert_equals_oracle(task, [spec, *others], data)
     decoupled = [s.replace(optimizer="adamw") for s in others]
@@ -207,7 +209,7 @@ SMALL = (("hidden", 8), ("length", 40), ("stop_words", True), ("vocabulary", 100
 
 @pytest.mark.slow
 def test_imdb_equals_the_plain_loop_with_its_gradients_clipped():
-    task, spec, data = real("imdb", n_train=60, steps=20, batch_size=16, options=SMALL, gradient_clip=0.05)
+    task, spec, data = real("imdb", n_train=60, steps=20, batch_size=16, options=SMALL, gradient=(Clip(0.05),))
     assert_equals_oracle(task, [spec], data)
     assert_equals_oracle(task, [spec.replace(sphere=True, optimizer="adam", weight_decay=0.0, alpha=1.0)], data)
 
@@ -221,7 +223,7 @@ def test_the_hidden_state_is_carried_within_an_epoch():
     trainer = Trainer(task, [spec], data)
     trainer.train()
     plain = scaled_model(task, spec.replace(options=SMALL), reference=True)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=spec.lr, betas=spec.optimizer.betas, weight_decay=0.0)
     order = BatchOrder.stream(spec.seed, 24, range(60)).view(10, 6)
     for step, rows in enumerate(order):
         if step % 4 == 0:
@@ -230,7 +232,7 @@ def test_the_hidden_state_is_carried_within_an_epoch():
         state = tuple(s.detach() for s in state)
         optimizer.zero_grad()
         task.loss(plain.linear(outputs[:, -1])[:, 0], data.train_targets[rows]).mean().backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.gradient[0].limit)
         optimizer.step()
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(trainer.runs.params[name][0], parameter, rtol=0, atol=1e-8)
@@ -243,7 +245,7 @@ def test_the_hidden_state_is_carried_within_an_epoch():
 
 def test_clipping_is_per_run(spec):
     task = get_task("teacher_student")
-    spec = spec.replace(dtype="float64", gradient_clip=0.01, steps=20, weight_decay=0.1)
+    spec = spec.replace(dtype="float64", gradient=(Clip(0.01),), steps=20, weight_decay=0.1)
     assert_equals_oracle(
         task, [spec, spec.replace(seed=1, alpha=0.3), spec.replace(seed=2, alpha=5.0)], task_data(spec, "cpu")
     )

@@ -10,6 +10,7 @@ from torch import nn
 from omnigrok import get_task, run_sweep
 from omnigrok import task as task_module
 from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok.gradients import Clip
 from omnigrok.oracle import train
 from omnigrok.runs import scaled_model
 from omnigrok.store import Store
@@ -183,7 +184,7 @@ def test_gradients_are_clipped_as_torch_clips_them(specs, data, count):
     trainer = Trainer(get_task("teacher_student"), [s.replace(alpha=1e-3) for s in specs[:count]], data)
     runs = trainer.runs
     runs.set_gradients(1e-4 * trainer.losses(*trainer.batch()[:2]))
-    rows = [leaf.grad if count > 1 else leaf.grad.unsqueeze(0) for leaf in runs.leaves]
+    rows = runs.gradient_rows()
     expected = []
     for r in range(count):
         plain = [nn.Parameter(torch.zeros_like(each[r])) for each in rows]
@@ -191,7 +192,7 @@ def test_gradients_are_clipped_as_torch_clips_them(specs, data, count):
             p.grad = each[r].clone()
         torch.nn.utils.clip_grad_norm_(plain, 1e-6)
         expected.append([p.grad for p in plain])
-    runs.clip_gradients_(1e-6)
+    Clip(1e-6)(runs, [], 0)
     for r in range(count):
         torch.testing.assert_close([each[r] for each in rows], expected[r], rtol=1e-12, atol=0)
 

@@ -10,6 +10,7 @@ import pin
 import pytest
 
 from omnigrok import DataUnavailableError, available_tasks, get_task
+from omnigrok.optimizers import AdamW
 from omnigrok.task import task_data
 from reproductions.all import figures
 
@@ -80,7 +81,7 @@ FAULTS = {
     "init": {"alpha": 1.001},
     "random stream": {"seed": 1},
     "batch size": {"batch_size": 7},
-    "first moment": {"betas": (0.89, 0.999)},
+    "first moment": {"optimizer": AdamW((0.89, 0.999))},
     "weight decay": {"weight_decay": 0.9},
     "another order of the pool": {"subset": "shuffled"},
 }

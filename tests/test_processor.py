@@ -13,6 +13,7 @@ from torch import nn
 from omnigrok import batching as batching_module
 from omnigrok import get_task
 from omnigrok.batching import Batching, measure, shortest
+from omnigrok.optimizers import AdamW
 from omnigrok.oracle import train
 from omnigrok.processor import cores, flushed, flushes
 from omnigrok.task import task_data
@@ -32,7 +33,7 @@ class Fitting(TeacherStudent):
 
 def numbers(trainer):
     """Weights, gradients and moments of a trainer."""
-    moments = [x for state in trainer.optimizer.state.values() for x in state.values()]
+    moments = [x for state in trainer.optimizer.optimizer.state.values() for x in state.values()]
     return [*trainer.runs.theta, *(leaf.grad for leaf in trainer.runs.leaves), *moments]
 
 
@@ -45,7 +46,7 @@ def denormals(tensors):
 @pytest.fixture
 def fitting():
     spec = get_task("teacher_student").spec.replace(
-        n_train=20, steps=1000, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.9), alpha=1.0
+        n_train=20, steps=1000, lr=1e-3, weight_decay=0.0, optimizer=AdamW((0.9, 0.9)), alpha=1.0
     )
     return [spec.replace(seed=seed, alpha=1.0 + seed) for seed in range(3)]
 

@@ -1,15 +1,21 @@
 import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 from omnigrok import RunSpec
+from omnigrok.changes import ChangeAt, Stop
 from omnigrok.errors import SpecError
+from omnigrok.gradients import Clip, GradientNoise, Grokfast, GrokfastWindow, WeightNoise
+from omnigrok.losses import CrossEntropy, SquaredError, Temperature
+from omnigrok.optimizers import SAM, Adam, AdamW, Muon
 from omnigrok.robustness import PGD
-from omnigrok.schedule import evaluation_steps
+from omnigrok.schedule import Cosine, Drop, Schedule, evaluation_steps
 from omnigrok.spec import TRAINER_VERSION, generator, global_states, seed_of
+from omnigrok.sphere import Sphere
 
 BASE = {"task": "t", "n_train": 10, "steps": 5, "lr": 0.1}
 
@@ -24,20 +30,21 @@ BASE = {"task": "t", "n_train": 10, "steps": 5, "lr": 0.1}
         {"n_train": 0},
         {"steps": -1},
         {"lr": 0},
-        {"lr_drop": (0, 0.5)},
-        {"gradient_clip": 0},
+        {"schedule": (1, 0.5)},
+        {"gradient": Drop(1, 0.5)},
+        {"loss": SquaredError},
+        {"stop": 3},
         {"weight_decay": -0.1},
         {"batch_size": 0},
-        {"optimizer": "sgd"},
+        {"optimizer": "sgdw"},
+        {"optimizer": None},
         {"dtype": "float16"},
         {"subset": "last"},
-        {"betas": (0.9, 1.0)},
         {"evaluation_density": -1},
         {"n_train": 10.0},
         {"seed": "one"},
         {"lr": "fast"},
         {"sphere": "false"},
-        {"betas": (0.9,)},
         {"keep": 5},
         {"options": 5},
     ],
@@ -55,14 +62,13 @@ def test_impossible_specs_are_refused_in_one_line_that_names_the_field(bad):
         {"steps": 0},
         {"weight_decay": 0},
         {"batch_size": 1},
-        {"lr_drop": (1, 0.5)},
-        {"lr_drop": (1, 2.0)},
+        {"schedule": (Drop(1, 0.5), Cosine())},
+        {"optimizer": Muon(nesterov=False)},
         {"evaluation_density": 0},
-        {"betas": (0, 0)},
         {"keep": (0, 5)},
         {"alpha": 1e-9},
         {"lr": 1e-9},
-        {"gradient_clip": 1e-9},
+        {"gradient": (Clip(1e-9),)},
     ],
 )
 def test_the_ends_of_what_is_possible_are_taken(good):
@@ -70,7 +76,7 @@ def test_the_ends_of_what_is_possible_are_taken(good):
     assert getattr(RunSpec(**BASE).replace(**good), name) == value
 
 
-@pytest.mark.parametrize("name", ["alpha", "lr", "weight_decay", "gradient_clip"])
+@pytest.mark.parametrize("name", ["alpha", "lr", "weight_decay"])
 @pytest.mark.parametrize("value", [math.inf, math.nan, -1e-9])
 def test_numbers_are_finite_and_not_negative(name, value):
     with pytest.raises(SpecError, match=name):
@@ -84,10 +90,73 @@ def test_kept_steps_lie_in_the_run(keep):
 
 
 @pytest.mark.parametrize(
-    ("drop", "rates"), [(None, [0.1] * 7), ((2, 0.5), [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125])]
+    ("parts", "rates"), [((), [0.1] * 7), (Drop(2, 0.5), [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125])]
 )
-def test_the_learning_rate_falls_by_the_factor_every_so_many_steps(drop, rates):
-    assert [RunSpec(**BASE, lr_drop=drop).lr_at(step) for step in range(7)] == pytest.approx(rates, rel=1e-15)
+def test_the_learning_rate_falls_by_the_factor_every_so_many_steps(parts, rates):
+    assert [RunSpec(**BASE, schedule=parts).lr_at(step) for step in range(7)] == pytest.approx(rates, rel=1e-15)
+
+
+def test_what_was_a_field_before_it_was_a_part_keeps_its_runs_names():
+    spec = RunSpec(**BASE)
+    for changes, canonical in (
+        ({"optimizer": "adam"}, {"optimizer": "adam"}),
+        ({"optimizer": AdamW((0.5, 0.9))}, {"betas": [0.5, 0.9]}),
+        ({"optimizer": Adam((0.5, 0.9))}, {"optimizer": "adam", "betas": [0.5, 0.9]}),
+        ({"sphere": True}, {"sphere": True}),
+        ({"sphere": Sphere(True, True)}, {"sphere": True, "sphere_first_twice": True, "sphere_early": True}),
+        ({"schedule": Drop(5, 0.2)}, {"lr_drop": [5, 0.2]}),
+        ({"gradient": Clip(1)}, {"gradient_clip": 1.0}),
+    ):
+        assert spec.replace(**changes).canonical() == {**BASE, **canonical}
+
+
+def test_parts_enter_with_what_differs_from_their_defaults_and_in_their_order():
+    spec, noise = RunSpec(**BASE), GradientNoise(0.1)
+    both = [{"type": "Clip", "limit": 1.0}, {"type": "GradientNoise", "sigma": 0.1}]
+    for changes, canonical in (
+        ({"optimizer": Muon()}, {"optimizer": {"type": "Muon"}}),
+        ({"optimizer": AdamW(decay_to="init")}, {"optimizer": {"type": "AdamW", "decay_to": "init"}}),
+        ({"sphere": Sphere(norm=3.0)}, {"sphere": {"type": "Sphere", "norm": 3.0}}),
+        ({"gradient": (Clip(1), noise)}, {"gradient": both}),
+        ({"loss": Temperature(2.0)}, {"loss": {"type": "Temperature", "tau": 2.0}}),
+    ):
+        assert spec.replace(**changes).canonical() == {**BASE, **canonical}
+    assert spec.replace(gradient=(noise, Clip(1))).hash("") != spec.replace(gradient=(Clip(1), noise)).hash("")
+
+
+def test_a_part_is_a_frozen_dataclass():
+    with pytest.raises(TypeError, match="cannot inherit non-frozen"):
+
+        @dataclass
+        class Loose(Schedule):
+            length: int = 3
+
+    class Undecorated(Schedule):
+        length: int = 3
+
+        def __call__(self, step, steps):
+            return 1.0
+
+    with pytest.raises(SpecError, match="Undecorated must be a dataclass itself"):
+        RunSpec(**BASE, schedule=Undecorated())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Adam((0.9, 1.0)), lambda: AdamW((0.9,)), lambda: AdamW(decay_to="one"), lambda: Muon(1.0),
+        lambda: Muon(steps=0), lambda: SAM(0.0), lambda: Drop(0, 0.5),
+        lambda: Drop(1, 0.0), lambda: Cosine(0), lambda: Cosine(floor=1.5), lambda: Clip(0),
+        lambda: Clip(math.nan), lambda: GradientNoise(-1.0), lambda: Grokfast(1.0), lambda: GrokfastWindow(0),
+        lambda: WeightNoise(math.inf), lambda: Sphere(of="biases"), lambda: Sphere(scale=0.0),
+        lambda: Sphere(norm=-1.0), lambda: Sphere(start=-1), lambda: Sphere(scale=2.0, norm=1.0),
+        lambda: CrossEntropy(1.5), lambda: Temperature(0.0),
+        lambda: ChangeAt(5), lambda: ChangeAt(-1, lr=1.0), lambda: Stop(-1),
+    ],
+)  # fmt: skip
+def test_impossible_parts_are_refused_when_they_are_made(make):
+    with pytest.raises(SpecError):
+        make()
 
 
 def test_names_and_seeds_are_what_they_were():
@@ -104,10 +173,11 @@ def test_names_and_seeds_are_what_they_were():
 
 def test_what_a_spec_leaves_out_is_the_default():
     assert vars(RunSpec(**BASE)) == {
-        **BASE, "alpha": 1.0, "seed": 0, "weight_decay": 0.0, "sphere": False, "optimizer": "adamw",
-        "betas": (0.9, 0.999), "batch_size": None, "lr_drop": None, "gradient_clip": None, "dtype": "float32",
+        **BASE, "alpha": 1.0, "seed": 0, "weight_decay": 0.0, "sphere": None, "optimizer": AdamW(),
+        "batch_size": None, "schedule": (), "gradient": (), "weight_noise": None, "loss": None, "changes": (),
+        "stop": None, "dtype": "float32",
         "subset": "first", "data_seed": 0, "evaluation_density": 1, "options": (), "probes": (), "perturbation": None,
-        "keep": (), "sphere_first_twice": False, "sphere_early": False,
+        "keep": (),
     }  # fmt: skip
 
 
@@ -149,11 +219,11 @@ def test_hash_depends_on_every_field_and_on_the_data():
 
 
 def test_the_same_value_in_another_type_is_the_same_run():
-    plain = RunSpec(**BASE, alpha=8.0, betas=(0.5, 0.9), keep=(0, 5), options=(("p", 7), ("q", 1)))
+    plain = RunSpec(**BASE, alpha=8.0, optimizer=AdamW((0.5, 0.9)), keep=(0, 5), options=(("p", 7), ("q", 1)))
     other = RunSpec(
         **{**BASE, "n_train": np.int64(10), "lr": "0.1"},
         alpha=8,
-        betas=[0.5, 0.9],
+        optimizer=AdamW([0.5, 0.9]),
         keep=[0, np.int32(5)],
         options={"q": np.int64(1), "p": 7},
     )

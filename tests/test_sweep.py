@@ -24,6 +24,7 @@ from omnigrok import task as task_module
 from omnigrok.batching import Batching, _cgroup_limits, measure
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.executors import WorkerProgress, process_pool
+from omnigrok.optimizers import AdamW
 from omnigrok.runs import scaled_model
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
@@ -430,7 +431,9 @@ def test_the_batch_size_is_measured_once_and_kept(store, spec, monkeypatch):
 
     monkeypatch.setattr("omnigrok.batching.measure", fake)
     specs = [spec.replace(seed=s) for s in range(7)]
-    describe([each.replace(lr=1e-2, betas=(0.5, 0.9)) for each in specs], store, "cpu")  # whose steps take as long
+    describe(
+        [each.replace(lr=1e-2, optimizer=AdamW((0.5, 0.9))) for each in specs], store, "cpu"
+    )  # whose steps take as long
     text = describe(specs, store, "cpu")
     assert [len(b.specs) for b in plan(specs, store, "cpu")] == [3, 2, 2]
     assert len(calls) == 1

@@ -10,8 +10,11 @@ import torch
 
 from omnigrok import RunSpec, Store, get_task, run_sweep
 from omnigrok.errors import SpecError
+from omnigrok.gradients import Clip
 from omnigrok.oracle import train, weight_norm
 from omnigrok.runs import scaled_model
+from omnigrok.schedule import Drop
+from omnigrok.sphere import Sphere
 from omnigrok.sweep import plan
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import BatchOrder, Trainer
@@ -62,7 +65,7 @@ def test_a_clipped_gradient_equals_the_plain_loops(optimizer):
     data = task_data(task.spec.replace(dtype="float64"), "cpu")
     norms = []
     for limit in (1e-4, 0.3, 1e3):
-        specs = rows(task.spec, optimizer=optimizer, gradient_clip=limit, batch_size=10)
+        specs = rows(task.spec, optimizer=optimizer, gradient=(Clip(limit),), batch_size=10)
         norms.append(assert_equals_oracle(task, specs, data).runs.norm()[0].item())
         assert_equals_oracle(task, specs[1:2], data)
     assert norms[0] != pytest.approx(norms[2], rel=1e-9)
@@ -104,7 +107,7 @@ def test_a_new_field_that_only_the_schedule_knows_is_trained_right(tmp_path):
 
 
 def test_the_schedule_drops_as_torchs_does():
-    spec = get_task("teacher_student").spec.replace(lr=0.1, lr_drop=(3, 0.5))
+    spec = get_task("teacher_student").spec.replace(lr=0.1, schedule=(Drop(3, 0.5),))
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
@@ -131,11 +134,11 @@ def test_published_spheres_equal_the_plain_loop(name, batch_size):
         dtype="float64", steps=20, sphere=True, optimizer="adam", weight_decay=0.0, batch_size=batch_size, alpha=2.0
     )
     specs = [
-        base.replace(sphere_first_twice=True, sphere_early=True),
-        base.replace(seed=1, sphere_first_twice=True),
-        base.replace(seed=2, sphere_early=True),
+        base.replace(sphere=Sphere(first_twice=True, early=True)),
+        base.replace(seed=1, sphere=Sphere(first_twice=True)),
+        base.replace(seed=2, sphere=Sphere(early=True)),
         base.replace(seed=3),
-        base.replace(seed=4, sphere=False, sphere_early=True),
+        base.replace(seed=4, sphere=False),
     ]
     data = task_data(base, "cpu")
     trainer = assert_equals_oracle(task, specs, data)
@@ -144,9 +147,9 @@ def test_published_spheres_equal_the_plain_loop(name, batch_size):
     first, rest = trainer.runs.theta[0], trainer.runs.theta[1:]
     once = sum(matrix.square().sum(dim=1) for matrix in (first, *rest)).sqrt()
     twice = (once**2 + first.square().sum(dim=1)).sqrt()
-    assert abs(twice[1] / trainer.runs.radius[1] - 1) < 1e-12 < abs(once[1] / trainer.runs.radius[1] - 1)
-    assert 1e-8 < abs(once[2] / trainer.runs.radius[2] - 1) < 0.1  # the last step left the sphere
-    kinds = [base, base.replace(sphere_first_twice=True), base.replace(sphere_early=True)]
+    assert abs(twice[1] / trainer.spheres.radius[1] - 1) < 1e-12 < abs(once[1] / trainer.spheres.radius[1] - 1)
+    assert 1e-8 < abs(once[2] / trainer.spheres.radius[2] - 1) < 0.1  # the last step left the sphere
+    kinds = [base, base.replace(sphere=Sphere(first_twice=True)), base.replace(sphere=Sphere(early=True))]
     ends = [train(task, spec, data).state_dict()["0.weight"] for spec in kinds]
     assert all(not torch.allclose(a, b, atol=1e-6) for a, b in ((ends[0], ends[1]), (ends[0], ends[2])))
 
@@ -156,7 +159,7 @@ def test_projected_norm_is_constant():
     specs = rows(task.spec)
     trainer = Trainer(task, specs, task_data(specs[0], "cpu"))
     trainer.train()
-    drift = (trainer.runs.norm() / trainer.runs.radius - 1).abs()
+    drift = (trainer.runs.norm() / trainer.spheres.radius - 1).abs()
     assert drift[2:].max() < 1e-12
     assert drift[0] > 1e-6  # the free runs do move
 
