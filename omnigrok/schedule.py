@@ -38,6 +38,24 @@ class Drop(Schedule):
 
 
 @dataclass(frozen=True)
+class Warmup(Schedule):
+    """Linearly up to the whole rate, which the update number `length` is the first to have (Power et al. 2022: 10).
+
+    >>> [Warmup(4)(step, 9) for step in range(5)]
+    [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
+    length: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.length >= 1:
+            raise SpecError(f"Warmup takes 1 or more steps, got {self.length!r}")
+
+    def __call__(self, step: int, steps: int) -> float:
+        return min(1.0, (step + 1) / self.length)
+
+
+@dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine from the whole rate down to a share of it, `floor`, over the run or the first `length` steps.
 

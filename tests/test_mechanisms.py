@@ -28,7 +28,7 @@ from omnigrok.losses import CrossEntropy, SquaredError, Temperature
 from omnigrok.optimizers import SAM, Adam, AdamW, Muon, orthogonal
 from omnigrok.oracle import Stream
 from omnigrok.runs import scaled_model
-from omnigrok.schedule import Cosine, Drop
+from omnigrok.schedule import Cosine, Drop, Warmup
 from omnigrok.spec import generator
 from omnigrok.sphere import Sphere
 from omnigrok.trainer import Trainer
@@ -76,6 +76,8 @@ MECHANISMS = {
     "muon, plain momentum": {"optimizer": Muon(nesterov=False, steps=3)},
     "sam": {"optimizer": SAM()},
     "sam over adam": {"optimizer": SAM(0.1, Adam())},
+    "warm-up": {"schedule": Warmup(5)},
+    "warm-up, cosine": {"schedule": (Warmup(3), Cosine(floor=0.1))},
     "drop": {"schedule": Drop(4, 0.5)},
     "clip": {"gradient": Clip(0.05)},
     "gradient noise": {"gradient": GradientNoise(0.05)},
@@ -398,6 +400,7 @@ PLAIN = {
     "sam over adam": sam(
         0.1, lambda loop: torch.optim.Adam(loop.parameters, lr=loop.spec.lr, weight_decay=loop.spec.weight_decay)
     ),
+    "warm-up": with_schedule(lambda o: torch.optim.lr_scheduler.LinearLR(o, 1 / 5, 1.0, total_iters=4)),
     "drop": with_schedule(lambda o: torch.optim.lr_scheduler.StepLR(o, 4, 0.5)),
     "clip": with_gradients(clipped),
     "gradient noise": with_gradients(noisy),
