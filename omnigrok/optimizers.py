@@ -129,6 +129,28 @@ class AdamW(_Adams):
 
 
 @dataclass(frozen=True)
+class SGD(_OfTorch):
+    """torch.optim.SGD, with momentum and Nesterov's form of it; weight decay is an L2 gradient."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise SpecError(f"momentum must be a number in [0, 1), got {self.momentum!r}")
+        if self.nesterov and not self.momentum:
+            raise SpecError("Nesterov's form needs a momentum above 0")
+
+    def canonical(self) -> dict[str, Any]:
+        return {"optimizer": super().canonical()}
+
+    def of_torch(self, leaves: Iterable[Tensor], weight_decay: float, **how: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            leaves, momentum=self.momentum, nesterov=self.nesterov, weight_decay=weight_decay, **{"lr": 0.0, **how}
+        )
+
+
+@dataclass(frozen=True)
 class Muon(Optimizer):
     """Matrices move by their orthogonalised momentum (Jordan et al. 2024), all else by Adam at the same rate.
 
@@ -183,7 +205,7 @@ class SAM(Optimizer):
         return _SAM(self.rho, runs, self.optimizer.start(runs, decays))
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "muon": Muon, "sam": SAM}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "muon": Muon, "sam": SAM}
 """By the names that commands know them by."""
 
 

@@ -25,7 +25,7 @@ from omnigrok.gradients import (
     WeightNoise,
 )
 from omnigrok.losses import CrossEntropy, SquaredError, Temperature
-from omnigrok.optimizers import SAM, Adam, AdamW, Muon, orthogonal
+from omnigrok.optimizers import SAM, SGD, Adam, AdamW, Muon, orthogonal
 from omnigrok.oracle import Stream
 from omnigrok.runs import scaled_model
 from omnigrok.schedule import Cosine, Drop, Warmup
@@ -72,6 +72,9 @@ MECHANISMS = {
     "adam to init": {"optimizer": Adam(decay_to="init")},
     "adamw": {"optimizer": AdamW()},
     "adamw to init": {"optimizer": AdamW(decay_to="init")},
+    "sgd": {"optimizer": SGD()},
+    "momentum": {"optimizer": SGD(momentum=0.9)},
+    "nesterov": {"optimizer": SGD(momentum=0.9, nesterov=True)},
     "muon": {"optimizer": Muon()},
     "muon, plain momentum": {"optimizer": Muon(nesterov=False, steps=3)},
     "sam": {"optimizer": SAM()},
@@ -367,6 +370,12 @@ def adamw(loop):
     return torch.optim.AdamW(loop.parameters, lr=loop.spec.lr, weight_decay=loop.spec.weight_decay)
 
 
+def sgd(momentum, nesterov=False):
+    return lambda parameters, spec: torch.optim.SGD(
+        parameters, lr=spec.lr, weight_decay=spec.weight_decay, momentum=momentum, nesterov=nesterov
+    )
+
+
 def changing(loop):
     steps = torch.optim.AdamW(loop.parameters, lr=1e-2, weight_decay=loop.spec.weight_decay)
     orders = {n: list(Stream(loop.spec.replace(n_train=n, changes=()))) for n in (40, 60, 30)}
@@ -394,6 +403,9 @@ PLAIN = {
     "adam to init": decayed_to_init(decoupled=False),
     "adamw": of_torch(lambda p, s: torch.optim.AdamW(p, lr=s.lr, weight_decay=s.weight_decay)),
     "adamw to init": decayed_to_init(decoupled=True),
+    "sgd": of_torch(sgd(0.0)),
+    "momentum": of_torch(sgd(0.9)),
+    "nesterov": of_torch(sgd(0.9, nesterov=True)),
     "muon": muon(nesterov=True, count=5),
     "muon, plain momentum": muon(nesterov=False, count=3),
     "sam": sam(0.05, adamw),
