@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -65,6 +66,20 @@ class SquaredError(Loss):
 
     def of_classes(self, outputs: Tensor, classes: Tensor) -> Tensor:
         return (outputs - F.one_hot(classes, outputs.shape[1])).square().mean(dim=1)
+
+
+@dataclass(frozen=True)
+class StableMax(Loss):
+    """Cross-entropy of s(z) / sum s(z), with s(z) = z + 1 for z >= 0 and 1 / (1 - z) below (Prieto et al. 2025).
+
+    It grows linearly, not exponentially, so float32 does not round the loss of a confident network to zero.
+    """
+
+    def of_classes(self, outputs: Tensor, classes: Tensor) -> Tensor:
+        zero = outputs.new_zeros(())  # log s is smooth at 0, where torch gives clamp and abs the slope 0
+        above, below = torch.where(outputs >= 0, outputs, zero), torch.where(outputs < 0, -outputs, zero)
+        log = above.log1p() - below.log1p()
+        return log.logsumexp(dim=1) - log.gather(1, classes.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True)

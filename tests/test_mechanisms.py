@@ -24,7 +24,7 @@ from omnigrok.gradients import (
     OrthogonalGradient,
     WeightNoise,
 )
-from omnigrok.losses import CrossEntropy, SquaredError, Temperature
+from omnigrok.losses import CrossEntropy, SquaredError, StableMax, Temperature
 from omnigrok.optimizers import SAM, SGD, Adam, AdamW, Muon, orthogonal
 from omnigrok.oracle import Stream
 from omnigrok.runs import scaled_model
@@ -92,6 +92,7 @@ MECHANISMS = {
     "weight noise": {"weight_noise": WeightNoise(0.1)},
     "squared error": {"loss": SquaredError()},
     "label smoothing": {"loss": CrossEntropy(smoothing=0.1)},
+    "stablemax": {"loss": StableMax()},
     "temperature": {"loss": Temperature(3.0)},
     "sphere of weights": {"sphere": Sphere(of="weights")},
     "sphere, doubled": {"sphere": Sphere(scale=2.0)},
@@ -324,6 +325,11 @@ def with_loss(loss):
     return train
 
 
+def stablemax(outputs, targets):
+    s = torch.where(outputs >= 0, outputs + 1, 1 / (1 - torch.where(outputs >= 0, 0.0, outputs)))
+    return -(s[torch.arange(len(s)), targets] / s.sum(dim=1)).log()
+
+
 def with_schedule(schedule):
     def train(loop):
         steps = torch.optim.AdamW(loop.parameters, lr=loop.spec.lr, weight_decay=loop.spec.weight_decay)
@@ -422,6 +428,7 @@ PLAIN = {
     "weight noise": weight_noise,
     "squared error": with_loss(lambda z, y: (z - F.one_hot(y, 3)).square().mean(dim=1)),
     "label smoothing": with_loss(nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1)),
+    "stablemax": with_loss(stablemax),
     "temperature": with_loss(lambda z, y: F.cross_entropy(z / 3.0, y, reduction="none")),
     "sphere of weights": on_sphere(lambda norm: norm, weights=True),
     "sphere, doubled": on_sphere(lambda norm: 2.0 * norm),
@@ -460,6 +467,16 @@ def test_newton_schulz_brings_all_singular_values_near_one(shape):
     values = torch.linalg.svdvals(orthogonal(draw, 5))
     assert values.min() > 0.3
     assert values.max() < 1.3
+
+
+def test_stablemax_has_a_gradient_where_softmax_has_none():
+    outputs = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0]], requires_grad=True)
+    classes = torch.tensor([0, 1])
+    StableMax()(outputs, classes).sum().backward()
+    assert torch.isfinite(outputs.grad).all()
+    assert (outputs.grad[0] != 0).all()
+    assert StableMax()(outputs, classes)[1].item() == pytest.approx(math.log(3))
+    assert torch.equal(StableMax()(outputs, F.one_hot(classes, 3).float()), StableMax()(outputs, classes))
 
 
 def test_a_loss_by_choice_needs_classes():
