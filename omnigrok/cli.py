@@ -222,7 +222,7 @@ def status(results: Path) -> None:
                 "n_train": first["n_train"],
                 "seed": first["seed"],
                 "steps": table["step"].max(),
-                "sphere": run["spec"].get("sphere", False),
+                "sphere": bool(run["spec"].get("sphere", False)),
                 "bytes": path.stat().st_size,
             }
         )

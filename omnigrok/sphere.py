@@ -74,11 +74,12 @@ class Spheres:
             if part and part.first_twice:
                 self.counts[0, row] *= 2.0**0.5
         self.radius: Float[Tensor, "runs"] = self._norm()
+        self.starts = {part.start for part in spheres if part}
         self.held: dict[bool, Bool[Tensor, "runs"]] = {}  # which runs are held now, by when they are put back
 
     def begin(self, step: int) -> None:
         """At the step where spheres begin: their radius is that of the weights as they are, or as the part says."""
-        if not any(part and part.start == step for part in self.parts):
+        if step not in self.starts:
             return
         self._hold(step)
         new = self._rows(lambda part: part.start == step)
