@@ -1,9 +1,8 @@
-"""The ``omnigrok`` command: tasks, run, status, data, claims, bench, complexity, partition."""
+"""The ``omnigrok`` command: tasks, run, check, status, data, claims, bench, complexity, partition."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -13,30 +12,9 @@ import pandas as pd
 
 from omnigrok import console
 from omnigrok.errors import CorruptFileError, OmnigrokError
-from omnigrok.gradients import Clip
 from omnigrok.model_cli import complexity, partition
-from omnigrok.spec import RunSpec
-from omnigrok.task import Task, available_tasks, get_task, run_hash
-
-RUN_OPTIONS = (
-    ("alpha", float),
-    ("n_train", int),
-    ("steps", int),
-    ("seed", int),
-    ("weight_decay", float),
-    ("lr", float),
-    ("batch_size", console.OrNone(click.INT)),
-    ("optimizer", str),
-    ("dtype", str),
-    ("subset", str),
-    ("data_seed", int),
-    ("evaluation_density", int),
-)
-PICTURES = (".png", ".pdf", ".svg")
-HELP = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(RunSpec)}
-results_option = click.option(
-    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="The store of runs."
-)
+from omnigrok.run_cli import check, run_task
+from omnigrok.task import available_tasks, get_task
 
 
 def main() -> None:
@@ -55,8 +33,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(complexity)
-cli.add_command(partition)
+for command in (run_task, check, complexity, partition):
+    cli.add_command(command)
 
 
 @cli.command("tasks")
@@ -77,125 +55,8 @@ def list_tasks() -> None:
         click.echo(f"    {described[0] if described else ''}")
 
 
-def _run_options(command: Any) -> Any:
-    for name, kind in reversed(RUN_OPTIONS):
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=HELP[name])(command)
-    return command
-
-
-@cli.command("run")
-@click.argument("task")
-@_run_options
-@click.option("--sphere/--no-sphere", default=None, help=HELP["sphere"])
-@click.option(
-    "--gradient-clip",
-    type=console.OrNone(click.FLOAT),
-    help="Largest gradient norm of a run, instead of what the task does to its gradients; none: nothing.",
-)
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="One of the task's own: --option p=97.")
-@click.option("--keep", type=console.CommaList(click.IntRange(0)), help="Steps whose weights are kept: 0,1000.")
-@console.device_option
-@results_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="The curve's PNG, PDF or SVG, or a folder for it. Default: beside the run in the store.",
-)
-@click.option("--force", is_flag=True, help="Train again when it is in the store.")
-def run_one(
-    task: str,
-    device: str,
-    results: Path,
-    out: Path | None,
-    force: bool,
-    keep: tuple[int, ...] | None,
-    options: tuple[str, ...],
-    gradient_clip: float | str | None,
-    **fields: Any,
-) -> None:
-    """Train one run of TASK, print what it ends with and save its curve.
-
-    What is not given is as published (see `omnigrok tasks`). A run that is in the store is not trained again, and one
-    that was interrupted goes on from its last checkpoint.
-    """
-    from omnigrok.analysis import grokking_times
-    from omnigrok.files import make_folder
-    from omnigrok.store import Store, read_run
-    from omnigrok.sweep import run_sweep
-
-    chosen = get_task(task)
-    given = {name: value for name, value in fields.items() if value is not None}
-    spec = chosen.spec.replace(**{name: None if value == console.NONE else value for name, value in given.items()})
-    spec = spec.replace(options=_with_options(chosen, options), keep=keep or ())
-    if gradient_clip is not None:
-        spec = spec.replace(gradient=() if gradient_clip == console.NONE else (Clip(float(gradient_clip)),))
-    store = Store(results)
-    picture = out or store.path(spec).with_suffix(".png")
-    if picture.is_dir() or not picture.suffix:
-        picture = picture / f"{run_hash(spec)}.png"
-    if picture.suffix not in PICTURES:
-        raise OmnigrokError(f"--out is a folder or a file ending in {', '.join(PICTURES)}; got {out}")
-    make_folder(picture.parent)
-    known = not force and store.finished(spec)
-    curves = run_sweep([spec], store, device=device, force=force)
-    last = curves[curves["step"] == curves["step"].max()]
-    for row in last.itertuples():
-        click.echo(f"{row.split:<11}{row.metric:<14}{row.value:.6g}")
-    times = grokking_times(curves, chosen.thresholds).iloc[0]
-    click.echo(f"t_mem      {_time(times['t_mem'], times['mem_censored'])}")
-    click.echo(f"t_gen      {_time(times['t_gen'], times['gen_censored'])}")
-    _save_curve(picture, spec, curves)
-    if known:
-        day = time.strftime("%Y-%m-%d", time.localtime(read_run(store.path(spec))[2]["finished"]))
-        click.echo(f"from the store, trained on {day}; --force trains it again")
-    click.echo(f"run {run_hash(spec)}: {store.path(spec)}, curve: {picture}")
-    if keep:
-        click.echo(f"weights, a state_dict a step: {store.weights_path(spec)}")
-
-
-def _with_options(task: Task, given: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """The task's options with those given as NAME=VALUE replaced, each of its default's type."""
-    chosen: dict[str, Any] = {**task.optional, **dict(task.spec.options)}
-    for text in given:
-        name, _, value = text.partition("=")
-        if name not in chosen:
-            raise OmnigrokError(f"unknown option {name!r}; there are: {', '.join(chosen) or 'none'}")
-        kind = type(chosen[name])
-        try:
-            chosen[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-        except (KeyError, ValueError):
-            raise OmnigrokError(f"option {name} takes a {kind.__name__}, got {value!r}") from None
-        if kind is int and chosen[name] < 1:
-            raise OmnigrokError(f"option {name} must be 1 or more, got {value}")
-    return tuple(
-        sorted((name, v) for name, v in chosen.items() if name not in task.optional or v != task.optional[name])
-    )
-
-
-def _time(steps: int, censored: bool) -> str:
-    return f"not within {steps:,} steps" if censored else f"{steps:,} steps"
-
-
-def _save_curve(path: Path, spec: RunSpec, curves: pd.DataFrame) -> None:
-    from omnigrok.files import atomic
-    from omnigrok.panels import grokking_panel
-    from omnigrok.style import HEIGHT, WIDTH, use_style
-
-    use_style()
-    import matplotlib.pyplot as plt
-
-    task = get_task(spec.task)
-    figure, ax = plt.subplots(figsize=(1.5 * WIDTH, 1.1 * HEIGHT))
-    grokking_panel(ax, curves, task.thresholds.metric, {}, "best")
-    ax.set_title(
-        f"{task.display_name}, N = {spec.n_train}, $\\alpha$ = {spec.alpha:g}, weight decay {spec.weight_decay:g}"
-    )
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-
-
 @cli.command()
-@results_option
+@console.results_option
 def status(results: Path) -> None:
     """What the store holds: finished runs, unfinished batches, damaged files."""
     from omnigrok.store import read_run, run_files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,7 +35,9 @@ class Device(click.ParamType):
 device_option = click.option(
     "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )
-
+results_option = click.option(
+    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="The store of runs."
+)
 
 NONE = "none"
 

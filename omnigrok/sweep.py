@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from typing import Any
 
 import filelock
@@ -25,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from omnigrok.batching import Batching, batching, shortest
+from omnigrok.batching import Batching, batching
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
@@ -35,7 +34,16 @@ from omnigrok.provenance import provenance
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import check_options, check_size, data_sha256, get_task, run_hash, task_data
+from omnigrok.task import (
+    check_options,
+    check_size,
+    data_sha256,
+    get_task,
+    import_places,
+    own_places,
+    run_hash,
+    task_data,
+)
 from omnigrok.trainer import Trainer, batch_key
 
 CHECKPOINT_SECONDS = 30.0
@@ -160,7 +168,8 @@ def train_in_turn(
             ended = ((i, worker.train(batch.specs, batch.step_cost, batch.threads)) for i, batch in enumerate(batches))
         else:
             root = str(store.root.resolve())  # a cluster's worker has a working folder of its own
-            calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost, b.threads) for b in batches]
+            own = own_places(b.specs[0].task for b in batches)
+            calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost, b.threads, own) for b in batches]
             ended = completed(executor, train_batch, calls, lambda: progress.set(pool_done()) if pool_done else None)
         running, turn = Counter(turns), 0
         deferred: dict[int, list[Batch]] = defaultdict(list)
@@ -194,7 +203,13 @@ _one_at_a_time = threading.Lock()
 
 
 def train_batch(
-    root: str, specs: Sequence[RunSpec], device: str, checkpoint_seconds: float, step_cost: float, number: int
+    root: str,
+    specs: Sequence[RunSpec],
+    device: str,
+    checkpoint_seconds: float,
+    step_cost: float,
+    number: int,
+    own_tasks: Sequence[str] = (),
 ) -> list[RunSpec]:
     """Train one batch into the store at `root`; what an executor's worker does. Returns what others are training.
 
@@ -202,6 +217,7 @@ def train_batch(
     which all threads share.
     """
     with _one_at_a_time:
+        import_places(own_tasks)
         return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost, number)
 
 
@@ -260,39 +276,6 @@ def plan(
             if left:
                 batches.append(Batch(left, found))
     return batches
-
-
-def describe(specs: Sequence[RunSpec], store: Store, device: str, workers: int = 1, force: bool = False) -> str:
-    """What `--dry-run` prints: runs, steps, estimated time on all workers and memory of one batch."""
-    batches = plan(specs, store, device, workers=workers, force=force)
-    rows: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
-    for batch in batches:
-        spec, found = batch.specs[0], batch.batching
-        assert found is not None
-        row = rows[spec.task, spec.steps, len(batch.specs)]
-        row[0] += len(batch.specs)
-        row[1] += batch.seconds
-        evaluations = len(evaluation_steps(spec.steps, spec.evaluation_density))
-        with threads(batch.threads):
-            row[1] += evaluations * len(batch.specs) * _probe_seconds(spec.replace(seed=0, alpha=1.0), device)
-        row[2] = max(row[2], len(batch.specs) * found.run_bytes + task_data(spec, device).nbytes)
-    lines = [f"{'task':<18}{'runs':>6}{'steps':>9}{'runs/batch':>12}{'minutes':>9}{'MiB':>8}"]
-    for (task, steps, size), (runs, seconds, memory) in rows.items():
-        minutes = f"{seconds / workers / 60:>9.1f}"
-        lines.append(f"{task:<18}{runs:>6}{steps:>9}{size:>12}{minutes}{memory / 2**20:>8.0f}")
-    total = sum(seconds for _, seconds, _ in rows.values())
-    runs, left = len(unique(specs)), sum(len(batch.specs) for batch in batches)
-    lines.append(f"{runs - left} of {runs} runs are finished; about {total / workers / 60:.1f} min left")
-    return "\n".join(lines)
-
-
-@lru_cache(maxsize=64)
-def _probe_seconds(spec: RunSpec, device: str) -> float:
-    """Seconds of one evaluation of one run's probes, at its start."""
-    if not spec.probes:
-        return 0.0
-    trainer = Trainer(get_task(spec.task), [spec], task_data(spec, device), device)
-    return sum(shortest(partial(probe, trainer), device, 0.0, least=2) for probe in spec.probes)
 
 
 def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:

@@ -6,7 +6,11 @@ the entry-point group, and every figure and command that is not tied to one data
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import os
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -22,7 +26,7 @@ from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.spec import RunSpec, generator, seed_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from omnigrok.data import Dataset
 
@@ -269,17 +273,109 @@ def available_tasks() -> list[str]:
     return sorted(_registered())
 
 
-@cache
-def get_task(name: str) -> Task:
-    """The task of that name.
+def get_task(which: str | type[Task] | Task) -> Task:
+    """The task of a name, of an import path such as ``my_file:MyTask``, or a class or instance itself.
+
+    A task that is not installed goes by its own name from then on, in this process and in the workers that it starts.
 
     Raises:
-        OmnigrokError: no such task; the message lists those there are.
+        OmnigrokError: no such task; the message lists those there are. Or it cannot be imported, or is no task, or has
+            an installed one's name.
     """
+    if not isinstance(which, str):
+        return _own(which() if isinstance(which, type) else which, None, again=isinstance(which, type))
+    if ":" in which:
+        return _imported(which)
+    return _own_tasks[which][0] if which in _own_tasks else _installed(which)
+
+
+_own_tasks: dict[str, tuple[Task, str | None]] = {}  # by name: the task, and where another process can import it
+
+
+def _own(task: Task, place: str | None, *, again: bool) -> Task:
+    """Let a task go by its name; `again`: an instance of its class that does already is taken instead."""
+    kind = type(task)
+    missing = [each for each in ("name", "display_name", "citation", "spec", "thresholds") if not hasattr(task, each)]
+    if not isinstance(task, Task) or missing:
+        what = f"it lacks {', '.join(missing)}" if isinstance(task, Task) else "it is no subclass of omnigrok.Task"
+        raise OmnigrokError(f"{kind.__qualname__} is no task: {what}")
+    if task.name in _registered():
+        if type(_installed(task.name)) is kind:
+            return _installed(task.name)
+        raise OmnigrokError(f"{kind.__qualname__} has the name of an installed task, {task.name!r}: give it another")
+    if task.spec.task != task.name:
+        raise OmnigrokError(
+            f"the spec of {kind.__qualname__} must be RunSpec(task={task.name!r}, ...), as its name says"
+        )
+    known = _own_tasks.get(task.name)
+    if known is None or type(known[0]) is not kind or not again:
+        _own_tasks[task.name] = task, place
+    elif place is not None:
+        _own_tasks[task.name] = known[0], place
+    return _own_tasks[task.name][0]
+
+
+def _imported(path: str) -> Task:
+    """The task of an import path; its module may lie in the working folder."""
+    module, _, attribute = path.partition(":")
+    module = module.removesuffix(".py").replace("/", ".")
+    folder = os.getcwd()
+    try:
+        with _on_path(folder):
+            found = importlib.import_module(module)
+    except Exception as error:
+        raise OmnigrokError(f"{module!r} of {path} cannot be imported: {first_line(error)}") from error
+    if not hasattr(found, attribute):
+        raise OmnigrokError(f"there is no {attribute!r} in {module} ({found.__file__})")
+    which = getattr(found, attribute)
+    try:
+        task = which() if isinstance(which, type) else which
+    except Exception as error:
+        raise OmnigrokError(f"{attribute} of {module} cannot be made: {first_line(error)}") from error
+    return _own(task, f"{folder}:{module}:{attribute}", again=True)
+
+
+@contextlib.contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    """Modules of a folder can be imported within, and what they import later, too, if it lies there."""
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: what is installed is not hidden by a file of its name
+    yield
+
+
+def own_places(names: Iterable[str]) -> tuple[str, ...]:
+    """Where other processes find those of the tasks that are not installed; for `import_places`.
+
+    Raises:
+        OmnigrokError: one was given as a class: other processes cannot import it.
+    """
+    places = []
+    for name in sorted(set(names) & set(_own_tasks)):
+        task, place = _own_tasks[name]
+        if place is None:
+            raise OmnigrokError(
+                f"other processes cannot import {type(task).__qualname__}: train with workers=1, or put it into a file "
+                f"and name it my_file:{type(task).__qualname__}"
+            )
+        places.append(place)
+    return tuple(places)
+
+
+def import_places(places: Iterable[str]) -> None:
+    """Make the tasks of another process known to this one."""
+    for place in places:
+        folder, module, attribute = place.rsplit(":", 2)
+        with _on_path(folder):
+            _imported(f"{module}:{attribute}")
+
+
+@cache
+def _installed(name: str) -> Task:
     try:
         entry = _registered()[name]
     except KeyError:
-        raise OmnigrokError(f"unknown task {name!r}; there are: {', '.join(available_tasks())}") from None
+        known = ", ".join([*available_tasks(), *sorted(_own_tasks)])
+        raise OmnigrokError(f"unknown task {name!r}; there are: {known}, or your own as my_file:MyTask") from None
     try:
         task: Task = entry.load()()
     except Exception as error:

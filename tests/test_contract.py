@@ -61,11 +61,11 @@ def register(monkeypatch):
         known = {**task_module._registered(), kind.name: Entry()}
         monkeypatch.setattr(task_module, "_registered", lambda: known)
         monkeypatch.setattr(task_module, "_loaded", {})
-        get_task.cache_clear()
+        task_module._installed.cache_clear()
         return kind.spec
 
     yield as_registered
-    get_task.cache_clear()
+    task_module._installed.cache_clear()
 
 
 def changed(**attributes):

@@ -23,12 +23,13 @@ from omnigrok import sweep as sweep_module
 from omnigrok import task as task_module
 from omnigrok.batching import Batching, _cgroup_limits, measure
 from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok.estimate import describe
 from omnigrok.executors import WorkerProgress, process_pool
 from omnigrok.optimizers import AdamW
 from omnigrok.runs import scaled_model
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
-from omnigrok.sweep import describe, plan, train_in_turn
+from omnigrok.sweep import plan, train_in_turn
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 
@@ -449,7 +450,7 @@ def test_a_dry_run_counts_evaluations_probes_and_memory(store, spec, monkeypatch
     """Two batches of two runs of 1 MiB each, on two workers."""
     found = Batching(runs=2, threads=1, step_seconds=2.0, evaluation_seconds=0.5, run_bytes=2**20, tried={"2": 2.0})
     monkeypatch.setattr("omnigrok.batching.measure", lambda *_: found)
-    monkeypatch.setattr(sweep_module, "_probe_seconds", lambda *_: 10.0)
+    monkeypatch.setattr("omnigrok.estimate._probe_seconds", lambda *_: 10.0)
     evaluations, data = len(evaluation_steps(spec.steps, spec.evaluation_density)), task_data(spec, "cpu")
     text = describe([spec.replace(seed=s) for s in range(4)], store, "cpu", workers=2)
     seconds = 4 * (spec.steps * 2.0 + evaluations * (0.5 + 10.0))
