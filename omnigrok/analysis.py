@@ -118,11 +118,13 @@ class Onset:
     censored: bool
 
 
-def onset(steps: ArrayLike, values: ArrayLike, threshold: float, sustain: int = SUSTAIN) -> Onset:
+def onset(
+    steps: ArrayLike, values: ArrayLike, threshold: float, sustain: int = SUSTAIN, *, stopped: bool = False
+) -> Onset:
     """First logged step from which a metric stays at or above its threshold for the next `sustain` evaluations.
 
-    A run that never gets there is right-censored at its last step; so is one with too few evaluations to sustain it.
-    Not-a-number is below every threshold.
+    A run that never gets there is right-censored at its last step; so is one with too few evaluations to sustain it,
+    unless it has `stopped` because it generalised: then it stays where it is. Not-a-number is below every threshold.
 
     Raises:
         OmnigrokError: there are no evaluations, or the steps do not rise.
@@ -131,7 +133,7 @@ def onset(steps: ArrayLike, values: ArrayLike, threshold: float, sustain: int = 
     if len(steps) == 0 or len(steps) != len(values) or (np.diff(steps) <= 0).any():
         raise OmnigrokError("an onset needs rising steps with a value each, those of one run")
     above = values >= threshold
-    for i in range(len(steps) - sustain):
+    for i in range(len(steps) - (0 if stopped else sustain)):
         if above[i : i + sustain + 1].all():
             return Onset(int(steps[i]), censored=False)
     return Onset(int(steps[-1]), censored=True)
@@ -148,12 +150,13 @@ def grokking_times(curves: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame
         OmnigrokError: the metric was not logged on both splits, or two runs are not told apart.
     """
     logged = _rows(curves, metric=thresholds.metric)
+    stopped = set(curves.loc[(curves["split"] == "run") & (curves["metric"] == "stopped"), "run"])
     rows = []
     for fields, run in _once(logged, [*RUN_FIELDS, "split", "step"]).groupby(RUN_FIELDS, sort=False):
         found: dict[str, Any] = dict(zip(RUN_FIELDS, fields, strict=True))
         for split, name, threshold in (("train", "mem", thresholds.train), ("test", "gen", thresholds.test)):
             values = _rows(run, split=split).sort_values("step")
-            first = onset(values["step"], values["value"], threshold)
+            first = onset(values["step"], values["value"], threshold, stopped=found["run"] in stopped)
             found[f"t_{name}"], found[f"{name}_censored"] = first.step, first.censored
         found["delay"] = np.nan if found["mem_censored"] else max(found["t_gen"], 1) / max(found["t_mem"], 1)
         rows.append(found)

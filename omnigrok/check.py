@@ -118,7 +118,7 @@ def _batched(task: Task, spec: RunSpec, data: TaskData) -> str:
     for r, each in enumerate(specs):
         alone = _trained(task, [each], data)
         for name, p in alone.runs.params.items():
-            worst = max(worst, float((together.runs.params[name][r] - p[0]).abs().max()))
+            worst = max(worst, float((together.runs.params[name][r] - p[0]).detach().abs().max()))
     if not worst <= CLOSE:
         raise OmnigrokError(
             f"a run's weights differ by {worst:.1e} alone and in a batch of three: what it computes depends on its "

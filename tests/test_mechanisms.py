@@ -572,10 +572,11 @@ def test_a_run_ends_once_it_has_generalised(tmp_path):
     assert together.step == max(ends)
 
 
-def test_a_stopped_run_is_stored_and_has_its_time(tmp_path):
+@pytest.mark.parametrize("hold", [0, 5])
+def test_a_stopped_run_is_stored_and_has_its_time(tmp_path, hold):
     from omnigrok import get_task
 
-    spec = get_task("teacher_student").spec.replace(steps=2_000, n_train=400, alpha=0.5, lr=3e-3, stop=Stop(hold=3))
+    spec = get_task("teacher_student").spec.replace(steps=2_000, n_train=400, alpha=0.5, lr=3e-3, stop=Stop(hold))
     stopped = run_sweep([spec], Store(tmp_path), show_progress=False)
     whole = run_sweep([spec.replace(stop=None)], Store(tmp_path), show_progress=False)
     assert stopped["step"].max() < whole["step"].max()
