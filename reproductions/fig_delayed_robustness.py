@@ -88,7 +88,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 
 FIGURE = Reproduction(
     name="fig_delayed_robustness",
-    paper=f"{HUMAYUN}, Fig. 1",
+    paper=f"{HUMAYUN}, Fig. 2 (MNIST), 1 and 6 (CIFAR-10)",
     doc=__doc__,
     tasks=lambda: ["mnist", "cifar10"],
     sweep=sweep,

@@ -154,7 +154,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 
 FIGURE = Reproduction(
     name="fig_domains",
-    paper=f"{LIU}, sections 3 and 4",
+    paper=f"{LIU}, sections 4 and 5",
     doc=__doc__,
     tasks=lambda: list(COLOURS),
     sweep=sweep,

@@ -113,7 +113,7 @@ def draw(tables: Tables, options: Options) -> Figure:
 
 FIGURE = Reproduction(
     name="fig_partition",
-    paper=HUMAYUN,
+    paper=f"after {HUMAYUN}, Fig. 2 and 7",
     doc=__doc__,
     tasks=lambda: ["mnist"],
     sweep=sweep,

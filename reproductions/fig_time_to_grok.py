@@ -130,7 +130,7 @@ def draw_task(ax: Axes, times: pd.DataFrame, task: str) -> None:
 
 FIGURE = Reproduction(
     name="fig_time_to_grok",
-    paper=f"{LIU}, sections 2 and 3.1",
+    paper=f"{LIU}, section 2, Fig. 2c and appendix C",
     doc=__doc__,
     tasks=lambda: ["teacher_student", "mnist"],
     sweep=sweep,

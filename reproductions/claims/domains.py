@@ -58,7 +58,7 @@ def most(tables: Tables, measure: Callable[[Tables, str], pd.Series]) -> pd.Seri
     return measure(tables, "modular") / np.max([np.median(values) for values in others])
 
 
-SOURCE = "Liu 2023 section 4"
+SOURCE = "Liu 2023 section 5"
 
 CLAIMS = [
     Claim(

@@ -15,15 +15,15 @@ def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
     return ratio(at_the_end(curve(tables[""], "probe", metric)), value_at(tables[""], "probe", metric, FROM))
 
 
-SOURCE, OWN = "Humayun 2024", "this suite, after Humayun 2024"
+OWN = "this suite, after Humayun 2024"
 
 CLAIMS = [
-    Claim("fewer", "Regions on the plane at the end over those at step 1,000", SOURCE, at_most(0.5),
+    Claim("fewer", "Regions on the plane at the end over those at step 1,000", OWN, at_most(0.5),
           lambda t: at_the_end_over(t, "regions")),
     Claim("recede", "Distance of three training images to the nearest boundary: at the end over that at step 1,000",
-          SOURCE, at_least(2), lambda t: at_the_end_over(t, "boundary_distance")),
+          OWN, at_least(2), lambda t: at_the_end_over(t, "boundary_distance")),
     Claim("margin", "Distance of three training images to the decision boundary: at the end over that at step 1,000",
           OWN, at_least(1), lambda t: at_the_end_over(t, "decision_distance")),
-    Claim("crowd", "Crowding of boundaries at the decision boundary: at the end over that at step 1,000", SOURCE,
+    Claim("crowd", "Crowding of boundaries at the decision boundary: at the end over that at step 1,000", OWN,
           at_least(1), lambda t: at_the_end_over(t, "crowding")),
 ]  # fmt: skip

@@ -116,7 +116,8 @@ CLAIMS = [
         lambda t: over_landscape(t, minimum_alpha(t)),
     ),
     Claim(
-        "saturates", "MNIST: half-rise at weight decay 0.003 over that at 0.03 (the law: 10)", "Co-author's repository",
+        "saturates", "MNIST: half-rise at weight decay 0.003 over that at 0.03 (the law: 10)",
+        "Co-author's repository; Liu 2023 appendix C",
         at_most(5, paper=cited("fig3", "derived", "times half-rise at weight decay 0.003 over 0.03")),
         each_seed(saturation, "mnist"),
     ),

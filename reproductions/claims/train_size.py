@@ -89,7 +89,7 @@ def delay(times: pd.DataFrame) -> pd.Series:
     return generalised(times) / memorised.mask(memorised == np.inf)
 
 
-SOURCE = "Liu 2023 section 3"
+SOURCE = "Liu 2023 section 4"
 
 
 def claims(options: Options) -> list[Claim]:
@@ -108,7 +108,8 @@ def claims(options: Options) -> list[Claim]:
         for task, name in (("teacher_student", "Teacher-student"), ("mnist", "MNIST"))
     ] + [
         Claim(
-            "critical-size", "MNIST: smallest N at which some norm has test error below 0.5", "Liu 2023 Fig. 3b",
+            "critical-size", "MNIST: smallest N at which some norm has test error below 0.5",
+            "this suite, after Liu 2023 Fig. 3b",
             Between(15, 60), lambda t: critical_size(t, read),
         ),
         Claim(
