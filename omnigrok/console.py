@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ device_option = click.option(
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="The store of runs."
 )
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes that share the work. Default: one a core on a CPU, one on a GPU. The same command may also run "
+    "several times on one machine.",
+)
+
+
+def with_options(function: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """A command's function with options of `click.option`, in their order; for options that a loop makes."""
+    for option in reversed(options):
+        function = option(function)
+    return function
+
 
 NONE = "none"
 

@@ -18,7 +18,7 @@ from omnigrok.gradients import Clip
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, get_task, run_hash
 
-SWEPT = (("alpha", float), ("n_train", int), ("weight_decay", float))
+SWEPT = (("alpha", click.FLOAT), ("n_train", click.INT), ("weight_decay", click.FLOAT))
 """Options that take several values, separated by commas: every combination is a run."""
 RUN_OPTIONS = (
     ("steps", int),
@@ -36,13 +36,12 @@ HELP = {field.name: field.metadata.get("help", "") for field in dataclasses.fiel
 
 
 def _run_options(command: Any) -> Any:
-    for name, kind in reversed(RUN_OPTIONS):
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=HELP[name])(command)
-    for name, kind in reversed(SWEPT):
-        several = console.CommaList(click.FLOAT if kind is float else click.INT)
-        text = f"{HELP[name]}; several: 1,3,8"
-        command = click.option(f"--{name.replace('_', '-')}", name, type=several, help=text)(command)
-    return command
+    several = [(name, console.CommaList(kind), f"{HELP[name]}; several: 1,3,8") for name, kind in SWEPT]
+    once = [(name, kind, HELP[name]) for name, kind in RUN_OPTIONS]
+    options = [
+        click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text) for name, kind, text in several + once
+    ]
+    return console.with_options(command, options)
 
 
 @click.command("run")
