@@ -77,6 +77,11 @@ def _rows(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
     return table
 
 
+def stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table below the other; those without rows leave no trace, where all are without it is the first."""
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+
 def surface(table: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
     """The values of a table by two of its axes, one down and one across; not-a-number where there is no run.
 

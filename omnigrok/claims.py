@@ -71,8 +71,8 @@ class Claim:
 
     Attributes:
         source: where the paper says it.
-        measure: from the figure's tables (by suffix: "" and "_curves") to one value a seed; not a number: the seed
-            decides nothing; empty or None: there is nothing to measure, and the claim is NOT RUN.
+        measure: from the figure's tables by name to one value a seed; not a number: the seed decides nothing; empty or
+            None: there is nothing to measure, and the claim is NOT RUN.
     """
 
     id: str

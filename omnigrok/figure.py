@@ -1,7 +1,8 @@
 """What every reproduction shares: its command line, its outputs, its provenance.
 
-A reproduction is five functions' worth of content (`Reproduction`); this module parses the options, sees to the data,
-runs the sweep through the store, and writes PNG, PDF, CSV and the JSON sidecar, all or none.
+A reproduction is five functions' worth of content (`Reproduction`): its runs in named groups, a table of each, a
+picture. This module parses the options, sees to the data, runs the sweep through the store, and writes PNG, PDF, CSV
+and the JSON sidecar, all or none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +41,21 @@ from omnigrok.task import data_sha256, get_task, run_hash
 PRESETS = ("quick", "default", "paper")
 Reading = Literal["published", "corrected"]
 READINGS: tuple[Reading, ...] = ("published", "corrected")
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    default="default",
+    show_default=True,
+    help="quick: every code path in under a minute; default: enough for a verdict on a laptop; paper: the published "
+    "configuration, of Humayun et al. not in all (reproductions/differences.md); --dry-run says what it costs.",
+)
+reading_option = click.option(
+    "--reading",
+    type=click.Choice(READINGS),
+    default="published",
+    show_default=True,
+    help="As the published code reads its runs, or corrected (reproductions/differences.md).",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,31 @@ class Options:
         """Of a run's values the one that counts: published landscapes take the best over training, test set too."""
         return "best" if self.reading == "published" else "last"
 
+    @property
+    def published_size(self) -> bool:
+        """Whether training-set sizes are the preset's: the paper's numbers and the claims are about no others."""
+        return self.n_train is None and not self.sizes
+
+
+Groups = Mapping[Any, Any]
+"""Runs by what a figure calls them, a name, a task or a setting: a list of RunSpec each, or groups in their turn."""
+Frames = Mapping[Any, Any]
+"""Groups as tables have them: in the place of every list the curves of its runs, as `Store.load` gives them."""
+
+
+def flat(groups: Groups) -> list[RunSpec]:
+    """The runs of all groups in their order, each once: groups may share runs."""
+    lists = (flat(found) if isinstance(found, Mapping) else found for found in groups.values())
+    return unique(chain.from_iterable(lists))
+
+
+def grouped(runs: pd.DataFrame, groups: Groups) -> Frames:
+    """The rows of a table of runs, group by group; none for a group without runs."""
+    return {
+        name: grouped(runs, found) if isinstance(found, Mapping) else runs[runs["run"].isin(set(map(run_hash, found)))]
+        for name, found in groups.items()
+    }
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -75,8 +117,9 @@ class Reproduction:
     Attributes:
         doc: the script's docstring; its first paragraph is the command's help.
         tasks: names of the tasks that it can draw.
-        sweep: which runs.
-        tables: which numbers; keys are suffixes of the CSV's name ("", "_curves").
+        sweep: which runs, in groups; those of all groups are trained together, in their order.
+        tables: which numbers, from the groups' curves. All tables are always there; one that has no rows, as of a group
+            without runs, is not written. The file of the first has the figure's name, the others' add their own.
         draw: which picture.
         claims: what is tested; a function of the options where the readings differ.
         seeds: seeds at each preset.
@@ -87,8 +130,8 @@ class Reproduction:
     paper: str
     doc: str
     tasks: Callable[[], Sequence[str]]
-    sweep: Callable[[Options], list[RunSpec]]
-    tables: Callable[[pd.DataFrame, Options], Tables]
+    sweep: Callable[[Options], Groups]
+    tables: Callable[[Frames, Options], Tables]
     draw: Callable[[Tables, Options], Figure]
     claims: Sequence[Claim] | Callable[[Options], Sequence[Claim]]
     seeds: Mapping[str, int] = field(default_factory=lambda: {"quick": 2, "default": 3, "paper": 3})
@@ -100,70 +143,41 @@ class Reproduction:
 
     def command(self) -> click.Command:
         """The figure as a click command."""
-        parameters: list[click.Parameter] = [
-            click.Option(
-                ["--preset"],
-                type=click.Choice(PRESETS),
-                default="default",
-                show_default=True,
-                help="quick: every code path in under a minute; default: enough for a verdict on a laptop; "
-                "paper: the published configuration, of Humayun et al. not in all (reproductions/differences.md); "
-                "--dry-run says what it costs.",
-            ),
-            click.Option(["--tasks"], type=console.CommaList(), help=f"Of: {', '.join(self.tasks())}. Default: all."),
-            click.Option(
-                ["--seeds"],
-                type=click.IntRange(1),
-                help=f"Seeds 0..N-1. Default: {self.seeds['default']} (default preset).",
-            ),
-            click.Option(
-                ["--n-train"],
-                type=console.CommaList(click.IntRange(1)) if self.compares_sizes else click.IntRange(1),
-                help="Training examples, instead of the preset's"
-                + (", separated by commas." if self.compares_sizes else "."),
-            ),
-            click.Option(
-                ["--reading"],
-                type=click.Choice(READINGS),
-                default="published",
-                show_default=True,
-                help="As the published code reads its runs, or corrected (reproductions/differences.md).",
-            ),
-            click.Option(
-                ["--device"],
-                type=console.Device(),
-                default="auto",
-                show_default=True,
-                help="auto, cpu, cuda, cuda:N, mps.",
-            ),
-            click.Option(
-                ["--out"],
-                type=click.Path(path_type=Path),
-                help="Folder for PNG, PDF, CSV and JSON. Default: figures, "
-                "or figures/PRESET for another preset than default.",
-            ),
-            click.Option(
-                ["--results"],
-                type=click.Path(path_type=Path),
-                default="results",
-                show_default=True,
-                help="The store of runs.",
-            ),
-            click.Option(
-                ["--workers"],
-                type=click.IntRange(1),
-                help="Processes that share the work. Default: one a core on a CPU, one on a GPU. The same command may "
-                "also run several times on one machine.",
-            ),
-            click.Option(["--dry-run"], is_flag=True, help="Print runs, steps, time and memory; train nothing."),
-            click.Option(["--force"], is_flag=True, help="Train again what is in the store."),
-        ]
         text = textwrap.dedent(self.doc) + "\nFinished runs are kept: the same command goes on where it was stopped."
 
         def run(**arguments: Any) -> None:
             self.run(**arguments)
 
-        return click.Command(self.name, params=parameters, callback=run, help=text)
+        return click.command(self.name, help=text)(console.with_options(run, self._command_options()))
+
+    def _command_options(self) -> list[Callable[..., Any]]:
+        size, several = click.IntRange(1), ", separated by commas" if self.compares_sizes else ""
+        return [
+            preset_option,
+            click.option("--tasks", type=console.CommaList(), help=f"Of: {', '.join(self.tasks())}. Default: all."),
+            click.option(
+                "--seeds",
+                type=click.IntRange(1),
+                help=f"Seeds 0..N-1. Default: {self.seeds['default']} (default preset).",
+            ),
+            click.option(
+                "--n-train",
+                type=console.CommaList(size) if self.compares_sizes else size,
+                help=f"Training examples, instead of the preset's{several}.",
+            ),
+            reading_option,
+            console.device_option,
+            click.option(
+                "--out",
+                type=click.Path(path_type=Path),
+                help="Folder for PNG, PDF, CSV and JSON. Default: figures, or figures/PRESET for another preset than "
+                "default.",
+            ),
+            console.results_option,
+            console.workers_option,
+            click.option("--dry-run", is_flag=True, help="Print runs, steps, time and memory; train nothing."),
+            click.option("--force", is_flag=True, help="Train again what is in the store."),
+        ]
 
     def run(
         self,
@@ -186,64 +200,31 @@ class Reproduction:
         out = out or Path("figures") / ("" if preset == "default" else preset)
         make_folder(out)
         store = Store(results)
+        one, several = (n_train, ()) if isinstance(n_train, int) else (None, n_train or ())
         options = Options(
-            preset=preset,
-            seeds=seeds or self.seeds[preset],
-            n_train=n_train if isinstance(n_train, int) else None,
-            sizes=n_train if isinstance(n_train, tuple) else (),
-            reading=reading,
-            store=store,
+            preset, seeds=seeds or self.seeds[preset], n_train=one, sizes=several, reading=reading, store=store
         )
         options = self._with_available(options, tasks)
-        specs = self._specs(options)
-        workers = workers or default_workers(device)
+        groups = self.sweep(options)
+        specs, workers = flat(groups), workers or default_workers(device)
         if dry_run:
             print(describe(specs, store, device, workers, force))
             return None
         runs = run_sweep(specs, store, device=device, workers=workers, force=force)
-        tables = self.tables(runs, options)
-        published = n_train is None  # claims are stated at the published training-set size
-        claims = [
-            claim.test(tables, self.name) if published else claim.judge(NOTHING) for claim in self.claims_for(options)
-        ]
+        tables = self.tables(grouped(runs, groups), options)
+        command = self._command(preset=preset, tasks=tasks, seeds=seeds, n_train=n_train, reading=reading)
         sidecar = {
-            "figure": self.name,
-            "paper": self.paper,
-            "preset": preset,
-            "command": self._command(preset=preset, tasks=tasks, seeds=seeds, n_train=n_train, reading=reading),
-            "claims": claims,
-            "reading": reading,
-            "readings_differ": self._readings_differ(tables, options) if published else {},
-            "runs": [run_hash(spec) for spec in specs],
-            "seeds": options.seeds,
-            "wall_seconds": round(time.time() - start, 1),
-            "training_seconds": round(store.training_seconds(specs), 1),
-            "data": _data_record(specs),
-            "trainer": TRAINER_VERSION,
-            "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
+            **self._tested(tables, options, command),
+            **_record(specs, options.seeds, store, device, start),
         }
-        use_style()
-        picture = self.draw(tables, options)
-        tidy(picture)
-        write_outputs(out, self.name, picture, tables, sidecar)
-        plt.close(picture)
-        if out == Path("figures"):
-            write_gallery(out)
-        for claim in claims:
-            expected = claim["expected"]["text"]
-            print(f"{claim['status']:<13}{claim['statement']}: {measured_text(claim)}, expected {expected}")
-        for task, reason in options.missing.items():
-            print(f"NOT RUN      {task}: {reason}")
-        print(f"wrote {out / self.name}.png, .pdf, .csv, .json")
+        self._write(out, tables, options, sidecar)
+        print_outcome(out / self.name, sidecar["claims"], options.missing)
         return out
 
     def specs(self, preset: str, store: Store) -> list[RunSpec]:
         """The runs of the figure at a preset, of the tasks whose data are there."""
         options = Options(preset=preset, seeds=self.seeds[preset], store=store)
-        return self._specs(self._with_available(options, None))
-
-    def _specs(self, options: Options) -> list[RunSpec]:
-        return unique(self.sweep(options))  # panels may share runs
+        return flat(self.sweep(self._with_available(options, None)))
 
     def _command(self, **asked: Any) -> str:
         """The command that draws the figure, also where it is drawn by another script."""
@@ -262,6 +243,20 @@ class Reproduction:
         """The claims under the options' reading."""
         return self.claims(options) if callable(self.claims) else self.claims
 
+    def _tested(self, tables: Tables, options: Options, command: str) -> dict[str, Any]:
+        """The first part of the sidecar: what the figure is and what became of its claims."""
+        claims = self.claims_for(options)
+        tested = options.published_size
+        return {
+            "figure": self.name,
+            "paper": self.paper,
+            "preset": options.preset,
+            "command": command,
+            "claims": [claim.test(tables, self.name) if tested else claim.judge(NOTHING) for claim in claims],
+            "reading": options.reading,
+            "readings_differ": self._readings_differ(tables, options) if tested else {},
+        }
+
     def _readings_differ(self, tables: Tables, options: Options) -> dict[str, dict[str, str]]:
         """The claims whose verdict on these runs depends on the reading, with the verdict under each."""
         if not callable(self.claims):
@@ -276,6 +271,16 @@ class Reproduction:
             for name in first
             if first[name] != second[name]
         }
+
+    def _write(self, out: Path, tables: Tables, options: Options, sidecar: dict[str, Any]) -> None:
+        """Draw the figure and write all its files, and the gallery where it is the committed one's folder."""
+        use_style()
+        picture = self.draw(tables, options)
+        tidy(picture)
+        write_outputs(out, self.name, picture, tables, sidecar)
+        plt.close(picture)
+        if out == Path("figures"):
+            write_gallery(out)
 
     def _with_available(self, options: Options, wanted: Sequence[str] | None) -> Options:
         """Fetch the data. A task asked for by name must have them; without --tasks those that have not are left out."""
@@ -309,8 +314,9 @@ def write_outputs(out: Path, name: str, figure: Figure, tables: Tables, sidecar:
             figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
             figure.set_layout_engine("none")  # the PDF keeps the PNG's places, which take long to find
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
-            for suffix, table in tables.items():
-                table.to_csv(folder / f"{name}{suffix}.csv", index=False, float_format="%.8g")
+            for key, file_name in file_names(name, tables).items():
+                if len(tables[key]):
+                    tables[key].to_csv(folder / file_name, index=False, float_format="%.8g")
             files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             text = json.dumps({**sidecar, "files": files}, indent=1, allow_nan=False)
             (folder / f"{name}.json").write_text(text + "\n")
@@ -320,6 +326,12 @@ def write_outputs(out: Path, name: str, figure: Figure, tables: Tables, sidecar:
             raise OmnigrokError(f"cannot write {out / name}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_names(name: str, tables: Tables) -> dict[str, str]:
+    """The files of a figure's tables by their names: the first has the figure's own, the others add theirs."""
+    first = next(iter(tables))
+    return {key: f"{name}.csv" if key == first else f"{name}_{key}.csv" for key in tables}
 
 
 def write_gallery(out: Path) -> None:
@@ -337,9 +349,27 @@ def write_gallery(out: Path) -> None:
         temporary.write_text("\n".join(parts))
 
 
-def runs_of(runs: pd.DataFrame, specs: Sequence[RunSpec]) -> pd.DataFrame:
-    """The rows of a table of runs that belong to these specs."""
-    return runs[runs["run"].isin({run_hash(spec) for spec in specs})]
+def print_outcome(path: Path, claims: Sequence[dict[str, Any]], missing: Mapping[str, str]) -> None:
+    """A line a claim, a line a task without data, and where the files are."""
+    for claim in claims:
+        expected = claim["expected"]["text"]
+        print(f"{claim['status']:<13}{claim['statement']}: {measured_text(claim)}, expected {expected}")
+    for task, reason in missing.items():
+        print(f"NOT RUN      {task}: {reason}")
+    print(f"wrote {path}.png, .pdf, .csv, .json")
+
+
+def _record(specs: Sequence[RunSpec], seeds: int, store: Store, device: str, start: float) -> dict[str, Any]:
+    """The second part of the sidecar: what was trained, how long it took, from which data and code."""
+    return {
+        "runs": [run_hash(spec) for spec in specs],
+        "seeds": seeds,
+        "wall_seconds": round(time.time() - start, 1),
+        "training_seconds": round(store.training_seconds(specs), 1),
+        "data": _data_record(specs),
+        "trainer": TRAINER_VERSION,
+        "provenance": {**provenance(device), "dtype": sorted({spec.dtype for spec in specs})},
+    }
 
 
 def _data_record(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:

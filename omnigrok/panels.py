@@ -5,7 +5,7 @@ Everywhere: median over seeds as a line, the range of seeds as a band, the paper
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +22,33 @@ from omnigrok.analysis import bootstrap_interval, critical_alpha, curve, medians
 from omnigrok.errors import OmnigrokError
 from omnigrok.partition import Partition
 from omnigrok.spec import RunSpec
-from omnigrok.style import COLOURS, HEIGHT
+from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 
+Panels = Mapping[str, Axes]
+"""Axes by the names that a mosaic gives them."""
 Paper = Mapping[str, pd.DataFrame]
 """The paper's values of a panel: by series ("test loss", "weight norm"), columns x, y and uncertainty."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of panels that show one table: its name, their mosaic, their height in panels, and what draws them."""
+
+    table: str
+    mosaic: Sequence[Sequence[str]]
+    height: float
+    draw: Callable[[Panels], None]
+
+
+def blocks_figure(tables: Mapping[str, pd.DataFrame], blocks: Sequence[Block], width: float) -> Figure:
+    """Blocks above each other, `width` panels wide; a block whose table has no rows is left out."""
+    shown = [block for block in blocks if len(tables[block.table])]
+    mosaic: list[Any] = [[*row] for block in shown for row in block.mosaic]
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=(width * WIDTH, sum(block.height for block in shown) * HEIGHT))
+    for block in shown:
+        block.draw(axes)
+    return figure
 
 
 def lu_panel(ax: Axes, landscape: pd.DataFrame, spec: RunSpec, metric: str, paper: Paper) -> None:
@@ -42,7 +64,7 @@ def lu_panel(ax: Axes, landscape: pd.DataFrame, spec: RunSpec, metric: str, pape
     if spec.n_train not in rows["n_train"].to_numpy():
         raise OmnigrokError(f"the landscape has no runs of {task} with {spec.n_train} training examples")
     for split in ("train", "test"):
-        _median_and_range(ax, pick(landscape, task, split, metric), split, split, marker="o")
+        band(ax, pick(landscape, task, split, metric), COLOURS[split], split, marker="o", ms=4)
         _crosses(ax, paper.get(f"{split} {metric}"), split)
         if metric != "loss":  # the paper's error rates are the best over training
             best = pick(landscape, task, split, metric, "best").median(axis=1)
@@ -116,7 +138,7 @@ def grokking_panel(ax: Axes, curves: pd.DataFrame, metric: str, paper: Paper, lo
     ):
         seeds = curve(curves, split, name)
         colour = "norm" if axes is right else split
-        _median_and_range(axes, seeds, colour, label)
+        band(axes, seeds, COLOURS[colour], label)
         _crosses(axes, paper.get(label), colour)
     ax.set(xscale="log", xlabel="optimizer steps", ylabel=metric)
     right.set_ylabel("weight norm $|w|$", color=COLOURS["norm"])
@@ -213,9 +235,10 @@ def legend(*axes: Axes, loc: Any = "best") -> None:
     axes[0].legend([entries[label] for label in labels], labels, loc=loc, fontsize=8, frameon=True, framealpha=0.85)
 
 
-def _median_and_range(ax: Axes, seeds: pd.DataFrame, colour: str, label: str, marker: str = "") -> None:
-    ax.plot(seeds.index, seeds.median(axis=1), color=COLOURS[colour], label=label, marker=marker, ms=4)
-    ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=COLOURS[colour], alpha=0.2, lw=0)
+def band(ax: Axes, seeds: pd.DataFrame, colour: str, label: str = "", **line: Any) -> None:
+    """Median over the columns of a table, one a seed, as a line, and their range as a band. `line`: as `Axes.plot`."""
+    ax.plot(seeds.index, seeds.median(axis=1), color=colour, label=label, **line)
+    ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.2, lw=0)
 
 
 def _crosses(ax: Axes, values: pd.DataFrame | None, colour: str) -> None:

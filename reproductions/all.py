@@ -20,7 +20,7 @@ import reproductions
 from omnigrok import console
 from omnigrok.claims import KNOWN_HEADING, known_deviations, summary
 from omnigrok.errors import DataUnavailableError
-from omnigrok.figure import PRESETS, Reproduction
+from omnigrok.figure import Reproduction, preset_option
 from omnigrok.provenance import default_workers, provenance
 from omnigrok.store import Store
 from omnigrok.sweep import train_in_turn
@@ -36,11 +36,11 @@ def figures() -> list[Reproduction]:
 
 
 @click.command(help=__doc__)
-@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@preset_option
 @console.device_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the figures. Default: as each figure's own.")
-@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Processes that share the work. Default: one a core on a CPU.")
+@console.results_option
+@console.workers_option
 @click.option("--dry-run", is_flag=True, help="Print each figure's runs, steps, time and memory; train nothing.")
 @click.option("--check", is_flag=True, help="Status 1 when a claim deviates that is not known to.")
 def main(

@@ -11,58 +11,32 @@ from alpha = 8, Humayun et al. (Fig. 7) see its accuracy under attack rise after
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction, runs_of
-from omnigrok.robustness import PGD
-from omnigrok.spec import RunSpec
+from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.style import HEIGHT, WIDTH
 from reproductions.claims.adversarial_training import CLAIMS
-from reproductions.robust_runs import (
-    HUMAYUN,
-    MAIN,
-    complexity_probe,
-    draw_accuracy,
-    draw_complexity,
-    mnist,
-    robustness_probe,
-)
-
-STEPS = {"quick": 20, "default": 6_000, "paper": 100_000}
-ALPHA, ATTACK_STEPS = 4.0, 5
-SHOWN = (MAIN,)
+from reproductions.experiments.robust import ALPHA, HUMAYUN, MAIN, adversarial, ordinary
+from reproductions.robust_panels import draw_accuracy, draw_complexity
 
 
-def ordinary(options: Options) -> list[RunSpec]:
-    quick = options.preset == "quick"
-    probes = (complexity_probe(quick), robustness_probe(quick, SHOWN))
-    base = mnist(quick).replace(alpha=ALPHA, steps=STEPS[options.preset], probes=probes)
-    base = base.replace(n_train=options.n_train or base.n_train)
-    return [base.replace(seed=seed) for seed in range(options.seeds)]
+def sweep(options: Options) -> Groups:
+    return {"adversarial": adversarial(options), "ordinary": ordinary(options)}
 
 
-def adversarial(options: Options) -> list[RunSpec]:
-    return [spec.replace(perturbation=PGD(MAIN, ATTACK_STEPS)) for spec in ordinary(options)]
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    return adversarial(options) + ordinary(options)
-
-
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {
-        "": runs_of(runs, adversarial(options))[CURVE_FIELDS],
-        "_ordinary": runs_of(runs, ordinary(options))[CURVE_FIELDS],
-    }
+def tables(runs: Frames, options: Options) -> Tables:
+    return {name: curves[CURVE_FIELDS] for name, curves in runs.items()}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(2.6 * WIDTH, 2.3 * HEIGHT), sharex=True)
-    for row, table, title in ((0, "", f"PGD {MAIN:g} adversarial training"), (1, "_ordinary", "ordinary training")):
-        draw_accuracy(axes[row, 0], tables[table], SHOWN)
+    for row, table, title in (
+        (0, "adversarial", f"PGD {MAIN:g} adversarial training"),
+        (1, "ordinary", "ordinary training"),
+    ):
+        draw_accuracy(axes[row, 0], tables[table], (MAIN,))
         draw_complexity(axes[row, 1], tables[table])
         n = tables[table]["n_train"].iloc[0]
         axes[row, 0].set_title(f"{title}, N = {n}, $\\alpha$ = {ALPHA:g}", fontsize=10)

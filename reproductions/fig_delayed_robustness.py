@@ -17,59 +17,32 @@ network (Fig. 6).
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction
-from omnigrok.spec import RunSpec
+from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims.delayed_robustness import CLAIMS
-from reproductions.robust_runs import (
-    CIFAR_EPS,
-    EPS,
-    HUMAYUN,
-    cifar10,
-    complexity_probe,
-    draw_accuracy,
-    draw_complexity,
-    mnist,
-    plot,
-    robustness_probe,
-)
-
-STEPS = {"quick": 40, "default": 60_000, "paper": 1_000_000}
-CIFAR_STEPS = {"quick": 3, "default": 3_000, "paper": 500_000}
-DENSITY = 2  # of MNIST's evaluations: at 9 a decade two seeds' second descent and late rise fall together
+from reproductions.experiments.robust import CIFAR_EPS, EPS, HUMAYUN, delayed
+from reproductions.robust_panels import draw_accuracy, draw_complexity, over_steps
 
 
-def runs(options: Options, task: str) -> list[RunSpec]:
-    quick = options.preset == "quick"
-    if task == "mnist":
-        base = mnist(quick).replace(steps=STEPS[options.preset], evaluation_density=DENSITY)
-        base = base.replace(probes=(complexity_probe(quick), robustness_probe(quick)))
-    else:
-        base = cifar10(options.preset).replace(steps=CIFAR_STEPS[options.preset])
-    base = base.replace(n_train=options.n_train or base.n_train)
-    return [base.replace(seed=seed) for seed in range(options.seeds)]
+def sweep(options: Options) -> Groups:
+    return {"curves": [spec for task in options.tasks for spec in delayed(options, task)]}
 
 
-def sweep(options: Options) -> list[RunSpec]:
-    return [spec for task in options.tasks for spec in runs(options, task)]
-
-
-def tables(frame: pd.DataFrame, options: Options) -> Tables:
-    return {"": frame[CURVE_FIELDS]}
+def tables(runs: Frames, options: Options) -> Tables:
+    return {"curves": runs["curves"][CURVE_FIELDS]}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
     rows = len(options.tasks)
     figure, axes = plt.subplots(rows, 3, figsize=(3.6 * WIDTH, 1.25 * HEIGHT * rows), squeeze=False)
     for row, task in zip(axes, options.tasks, strict=True):
-        curves = tables[""].query("task == @task")
-        spec = runs(options, task)[0]
+        curves = tables["curves"].query("task == @task")
+        spec = delayed(options, task)[0]
         what = "4 x 200 ReLU" if task == "mnist" else str(spec.option("network")).upper()
         if task == "mnist":
             draw_accuracy(row[0], curves, EPS, legend=(0.62, 0.5))
@@ -77,9 +50,9 @@ def draw(tables: Tables, options: Options) -> Figure:
             draw_accuracy(row[0], curves, CIFAR_EPS)
         row[0].set_title(f"{get_task(task).display_name}, N = {spec.n_train}, {what}, $\\alpha$ = 1", fontsize=10)
         draw_complexity(row[1], curves)
-        plot(row[2], curve(curves, "probe", "zero_gradient"), "#CC79A7", "test examples with zero gradient")
-        plot(row[2], curve(curves, "probe", "lc_train_dead"), "#444444", "units dead on training points")
-        plot(row[2], curve(curves, "probe", "lc_train_always_on"), "#E69F00", "units always on")
+        over_steps(row[2], curve(curves, "probe", "zero_gradient"), "#CC79A7", "test examples with zero gradient")
+        over_steps(row[2], curve(curves, "probe", "lc_train_dead"), "#444444", "units dead on training points")
+        over_steps(row[2], curve(curves, "probe", "lc_train_always_on"), "#E69F00", "units always on")
         row[2].set(xscale="log", xlabel="optimizer steps", ylabel="share", ylim=(-0.02, 1))
         row[2].set_title("what could feign robustness", fontsize=10)
         row[2].legend(fontsize=8)

@@ -11,84 +11,52 @@ values are for its own size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 
+from omnigrok.analysis import CURVE_FIELDS, reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction
-from omnigrok.panels import Run, grokking_panels, legend, lu_panel
-from omnigrok.spec import RunSpec
-from omnigrok.style import HEIGHT, WIDTH
-from omnigrok.task import get_task
-from reproductions import landscapes
-from reproductions.claims.imdb import LARGE, USUAL, claims
+from omnigrok.figure import Frames, Groups, Options, Reproduction
+from omnigrok.panels import Block, Panels, Run, blocks_figure, grokking_panels, legend, lu_panel
+from reproductions.claims.imdb import claims
+from reproductions.experiments.imdb import LARGE, SIZES, SLICE, USUAL, free, maps
+from reproductions.landscapes import draw_maps, of_size
 from reproductions.paper import LIU, paper_panel
 
-STEPS = {"quick": (10, 10), "default": (8_000, 1_000), "paper": (75_000, 75_000)}
-NETWORK = {"quick": {"hidden": 8, "length": 60}, "default": {"hidden": 64, "length": 200}, "paper": {}}
-
-
-ALPHAS = {"quick": 2, "default": 6, "paper": 11}
-LOWEST = {"quick": 0.1, "default": 0.0316, "paper": 0.1}  # the smaller network's left wall lies further left
-PAPER_SIZES = (75, 118, 188, 298, 472, 750, 1188, 1883, 2985, 4731, 7500, 11886)  # 75 % of the published numbers
-SIZES = {"quick": (100,), "default": (250, 750, 3000, 12000), "paper": PAPER_SIZES}
 LEVELS = (0.2, 0.25, 0.3, 0.35)
-SLICE = 750
 
 
-def maps(options: Options, sizes: Sequence[int] = ()) -> list[RunSpec]:
-    """The runs of the maps, at sizes of the preset or at others."""
-    if options.n_train is not None:
-        return []
-    grid = landscapes.log_grid(LOWEST[options.preset], 10, ALPHAS[options.preset])
-    return landscapes.specs("imdb", options, grid, sizes or SIZES[options.preset], options.seeds)
+def sweep(options: Options) -> Groups:
+    return {"free": [*free(options, LARGE), *free(options, USUAL)], "maps": maps(options)}
 
 
-def curves(options: Options) -> list[RunSpec]:
-    base = get_task("imdb").spec
-    sizes = tuple(sorted({**dict(base.options), **NETWORK[options.preset]}.items()))
-    base = base.replace(n_train=options.n_train or base.n_train, options=sizes)
-    long, short = STEPS[options.preset]
-    runs = (base.replace(alpha=LARGE, steps=long), base.replace(alpha=USUAL, weight_decay=0.0, steps=short))
-    return [run.replace(seed=seed) for run in runs for seed in range(options.seeds)]
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    return curves(options) + maps(options)
-
-
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return landscapes.tables(runs, maps(options), curves(options))
+def tables(runs: Frames, options: Options) -> Tables:
+    return {"maps": reduced(runs["maps"]), "curves": runs["free"][CURVE_FIELDS]}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    whole = "" in tables
-    below = ["large", "large", "large", "usual", "usual", "usual"]
-    mosaic = [["train", "train", "test", "test", "slice", "slice"], below] if whole else [below]
-    figure, axes = plt.subplot_mosaic(
-        mosaic,  # type: ignore[arg-type]
-        figsize=(3.3 * WIDTH, (2.2 if whole else 1.2) * HEIGHT),
-    )
-    if whole:
+    def landscapes(axes: Panels) -> None:
         levels = {"train": LEVELS, "test": LEVELS}
-        landscapes.draw_maps([axes["train"], axes["test"]], tables[""], "error", "error", levels, options)
-        n = SLICE if SLICE in SIZES[options.preset] else SIZES[options.preset][0]
+        draw_maps([axes["train"], axes["test"]], tables["maps"], "error", "error", levels, options)
+        sizes = SIZES[options.preset].n_train
+        n = SLICE if SLICE in sizes else sizes[0]
         spec = maps(options)[0].replace(n_train=n)
         paper = paper_panel("fig4", "slice N=1000") if n == SLICE else {}
-        lu_panel(axes["slice"], landscapes.of_size(tables[""], n), spec, "error", paper)
+        lu_panel(axes["slice"], of_size(tables["maps"], n), spec, "error", paper)
         legend(axes["slice"])
-    size = dict(curves(options)[0].options)
-    shape = f"hidden {size['hidden']}, {size['length']} tokens"
-    runs = [
-        Run(alpha, f"$\\alpha$ = {alpha:g}, weight decay {decay}, N = {curves(options)[0].n_train}, {shape}",
-            paper_panel("fig4", f"alpha {alpha:g}") if options.n_train is None else {})
-        for alpha, decay in ((LARGE, 1), (USUAL, 0))
-    ]  # fmt: skip
-    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "accuracy", runs, loc="lower left")
-    return figure
+
+    def runs(axes: Panels) -> None:
+        spec = free(options, LARGE)[0]
+        shape = f"N = {spec.n_train}, hidden {spec.option('hidden')}, {spec.option('length')} tokens"
+        shown = [
+            Run(alpha, f"$\\alpha$ = {alpha:g}, weight decay {decay}, {shape}",
+                paper_panel("fig4", f"alpha {alpha:g}") if options.published_size else {})
+            for alpha, decay in ((LARGE, 1), (USUAL, 0))
+        ]  # fmt: skip
+        grokking_panels([axes["large"], axes["usual"]], tables["curves"], "accuracy", shown, loc="lower left")
+
+    above = [name for name in ("train", "test", "slice") for _ in range(2)]
+    below = [name for name in ("large", "usual") for _ in range(3)]
+    return blocks_figure(tables, [Block("maps", [above], 1.0, landscapes), Block("curves", [below], 1.2, runs)], 3.3)
 
 
 FIGURE = Reproduction(

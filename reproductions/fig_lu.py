@@ -17,24 +17,19 @@ from __future__ import annotations
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction
+from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.panels import legend, lu_panel
-from omnigrok.spec import RunSpec
 from omnigrok.style import HEIGHT, WIDTH, not_run
-from omnigrok.task import available_tasks, get_task
-from reproductions.claims.lu import ALPHA_8, claims
+from omnigrok.task import get_task
+from reproductions.claims.lu import claims
+from reproductions.experiments import lu
 from reproductions.paper import LIU, paper_panel
 
-ORDER = ("teacher_student", "mnist", "imdb", "qm9", "modular")
 ERROR_PANELS = ("mnist", "imdb")  # published as an error rate
-GRID = {"quick": 7, "default": 11, "paper": 21}
-IMDB_LEFT = (0.0158, 0.0251, 0.0398, 0.0631)
 PAPER_SERIES = {
     ("teacher_student", "loss"): ("fig2", "landscape"),
     ("mnist", "error"): ("fig3", "slice N=200"),
@@ -43,35 +38,12 @@ PAPER_SERIES = {
 }
 
 
-def tasks() -> list[str]:
-    """Tasks with a landscape of their own, the paper's first."""
-    known = [name for name in available_tasks() if get_task(name).landscape("default") is not None]
-    return sorted(known, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+def sweep(options: Options) -> Groups:
+    return {"landscapes": lu.landscapes(options)}
 
 
-def alphas(preset: str, task: str) -> list[float]:
-    grid = [float(f"{alpha:.4g}") for alpha in np.logspace(-1, 1, GRID[preset])]
-    if task == "mnist":
-        return sorted([*grid, ALPHA_8])
-    return [*IMDB_LEFT, *grid] if task == "imdb" and preset == "default" else grid
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    specs = []
-    for name in options.tasks:
-        base = get_task(name).landscape(options.preset)
-        assert base is not None
-        base = base.replace(n_train=options.n_train or base.n_train)
-        specs += [
-            base.replace(alpha=alpha, seed=seed)
-            for alpha in alphas(options.preset, name)
-            for seed in range(options.seeds)
-        ]
-    return specs
-
-
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {"": reduced(runs)}
+def tables(runs: Frames, options: Options) -> Tables:
+    return {"landscapes": reduced(runs["landscapes"])}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
@@ -80,16 +52,14 @@ def draw(tables: Tables, options: Options) -> Figure:
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH * columns, HEIGHT * rows), squeeze=False)
-    published = options.n_train is None
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    trained = {spec.task: spec for spec in sweep(options)}
     for ax, (name, metric) in zip(axes.flat, panels, strict=False):
         if name in options.missing:
             not_run(ax, get_task(name).display_name, options.missing[name])
         else:
-            series = PAPER_SERIES.get((name, metric), ("", "")) if published else ("", "")
-            lu_panel(ax, tables[""], trained[name], metric, paper_panel(*series))
+            series = PAPER_SERIES.get((name, metric), ("", "")) if options.published_size else ("", "")
+            lu_panel(ax, tables["landscapes"], lu.base(options, name), metric, paper_panel(*series))
     for position in sorted({0, *(i for i, (_, metric) in enumerate(panels) if metric != "loss")}):
         legend(axes.flat[position])
     return figure
@@ -99,7 +69,7 @@ FIGURE = Reproduction(
     name="fig_lu",
     paper=f"{LIU}, Fig. 1b and 2 to 5",
     doc=__doc__,
-    tasks=tasks,
+    tasks=lu.tasks,
     sweep=sweep,
     tables=tables,
     draw=draw,

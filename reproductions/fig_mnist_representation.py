@@ -13,58 +13,36 @@ magnitude from step to step, and the best of the logged values is a matter of lu
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import median_over_seeds, reduced, surface
+from omnigrok.analysis import median_over_seeds, reduced, stack, surface
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction, runs_of
-from omnigrok.panels import legend, map_panel
-from omnigrok.spec import RunSpec
+from omnigrok.figure import Frames, Groups, Options, Reproduction
+from omnigrok.panels import band, legend, map_panel
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
-from omnigrok.task import get_task
 from reproductions.claims.mnist_representation import POINTS, claims
+from reproductions.experiments.representation import templates
 from reproductions.paper import LIU
 
-N_TRAIN = {"quick": 200, "default": 10_000, "paper": 60_000}
-STEPS = {"quick": 30, "default": 3_000, "paper": 10_000}
-ALPHAS = {
-    "quick": (1.0, 4.0),
-    "default": (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
-    "paper": tuple(float(a) for a in np.linspace(0.5, 10, 20)),
-}
-MESSINESS = {"quick": (0.0, 1.0), "default": (0.0, 0.33, 0.67, 1.0), "paper": tuple(np.linspace(0, 1, 21).round(3))}
 PUBLISHED_LOSS = 10  # the published loss sums over the ten outputs
 LEVELS = (0.002, 0.01, 0.05)
 SHADES = (COLOURS["critical"], "#56B4E9", COLOURS["norm"], COLOURS["test"])
 
 
-def runs(options: Options, messiness: float) -> list[RunSpec]:
-    base = get_task("mnist_templates").spec.replace(
-        n_train=options.n_train or N_TRAIN[options.preset],
-        steps=STEPS[options.preset],
-        options=(("messiness", float(messiness)),),
-        evaluation_density=1,
-    )
-    return [base.replace(alpha=alpha, seed=seed) for alpha in ALPHAS[options.preset] for seed in range(options.seeds)]
+def sweep(options: Options) -> Groups:
+    return templates(options)
 
 
-def sweep(options: Options) -> list[RunSpec]:
-    return [spec for m in MESSINESS[options.preset] for spec in runs(options, m)]
-
-
-def tables(frame: pd.DataFrame, options: Options) -> Tables:
-    parts = [reduced(runs_of(frame, runs(options, m))).assign(messiness=m) for m in MESSINESS[options.preset]]
-    table = pd.concat(parts, ignore_index=True)
+def tables(runs: Frames, options: Options) -> Tables:
+    table = stack([reduced(curves).assign(messiness=m) for m, curves in runs.items()])
     loss = table["metric"] == "loss"
     table.loc[loss, "value"] *= PUBLISHED_LOSS
-    return {"": table}
+    return {"maps": table}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(3.6 * WIDTH, 1.2 * HEIGHT))
-    losses = tables[""].query("metric == 'loss' and statistic == @options.statistic")
+    losses = tables["maps"].query("metric == 'loss' and statistic == @options.statistic")
     for ax, split in zip(axes, ("train", "test"), strict=False):
         chosen = losses[losses["split"] == split]
         values = median_over_seeds(chosen, "messiness", "alpha")
@@ -72,9 +50,7 @@ def draw(tables: Tables, options: Options) -> Figure:
         map_panel(ax, values, f"{split} loss", LEVELS, logarithmic=True, points=POINTS)
         ax.set_title(f"{split} loss, N = {losses['n_train'].iloc[0]}", fontsize=10, pad=12)
     for colour, (m, part) in zip(SHADES, losses[losses["split"] == "test"].groupby("messiness"), strict=False):
-        seeds = surface(part, "alpha", "seed")
-        axes[2].plot(seeds.index, seeds.median(axis=1), marker="o", ms=4, color=colour, label=f"m = {m:g}")
-        axes[2].fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=colour, alpha=0.2, lw=0)
+        band(axes[2], surface(part, "alpha", "seed"), colour, f"m = {m:g}", marker="o", ms=4)
     axes[2].set(xscale="log", yscale="log", xlabel="relative weight norm $\\alpha$", ylabel="reduced test loss")
     axes[2].set_title("one zone at every messiness", fontsize=10)
     legend(axes[2])

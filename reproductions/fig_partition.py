@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from omnigrok import sealed
 from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction
+from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.panels import partition_panel
 from omnigrok.partition import Partition, partition
 from omnigrok.partition_probe import PartitionProbe
@@ -32,11 +31,9 @@ from omnigrok.store import Store
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
-from reproductions.robust_runs import HUMAYUN, mnist, plot
+from reproductions.experiments.robust import HUMAYUN, SIZES, partitioned
+from reproductions.robust_panels import over_steps
 
-STEPS = {"quick": 20, "default": 60_000, "paper": 1_000_000}
-PICTURES = {"quick": (0, 20), "default": (0, 100, 1_000, 10_000, 60_000), "paper": (0, 100, 1_000, 10_000, 1_000_000)}
-PROBES = {"quick": PartitionProbe(margin=0.2), "default": PartitionProbe(), "paper": PartitionProbe()}
 NUMBERS = {
     "regions": "regions on the plane",
     "boundary_distance": "distance of the images to the\nnearest boundary (input units)",
@@ -45,19 +42,12 @@ NUMBERS = {
 }
 
 
-def sweep(options: Options) -> list[RunSpec]:
-    base = mnist(options.preset == "quick").replace(
-        steps=STEPS[options.preset],
-        evaluation_density=0,
-        probes=(PROBES[options.preset],),
-        keep=PICTURES[options.preset],
-    )
-    base = base.replace(n_train=options.n_train or base.n_train)
-    return [base.replace(seed=seed) for seed in range(options.seeds)]
+def sweep(options: Options) -> Groups:
+    return {"curves": partitioned(options)}
 
 
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {"": runs[CURVE_FIELDS]}
+def tables(runs: Frames, options: Options) -> Tables:
+    return {"curves": runs["curves"][CURVE_FIELDS]}
 
 
 @dataclass(frozen=True)
@@ -89,22 +79,22 @@ def picture(spec: RunSpec, step: int, store: Store) -> Picture:
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    steps = PICTURES[options.preset]
+    steps = SIZES[options.preset].pictures
     figure = plt.figure(figsize=(0.95 * WIDTH * len(steps), 2.1 * HEIGHT))
     rows = figure.add_gridspec(2, 1, height_ratios=(1.25, 1))
     pictures, numbers = rows[0].subgridspec(1, len(steps)), rows[1].subgridspec(1, len(NUMBERS))
-    regions = curve(tables[""], "probe", "regions")
+    regions = curve(tables["curves"], "probe", "regions")
     for i, step in enumerate(steps):
         ax = figure.add_subplot(pictures[i])
         if options.store is not None:
-            shown = picture(sweep(options)[0], step, options.store)
+            shown = picture(partitioned(options)[0], step, options.store)
             partition_panel(ax, shown.partition, shown.anchors, shown.labels)
         ax.set_title(f"step {step:,}: {regions.loc[step].iloc[0]:,.0f} regions", fontsize=10)
         if i:
             ax.set(ylabel="")
     for i, (metric, label) in enumerate(NUMBERS.items()):
         ax = figure.add_subplot(numbers[i])
-        plot(ax, curve(tables[""], "probe", metric), COLOURS["norm"], "")
+        over_steps(ax, curve(tables["curves"], "probe", metric), COLOURS["norm"], "")
         ax.axvline(FROM, color="#999999", lw=0.8, ls=":")
         ax.set(xscale="log", xlabel="optimizer steps", ylabel=label)
         ax.set_ylim(bottom=0)

@@ -12,84 +12,56 @@ Losses are the true mean squared error in Bohr^6; the paper's values, plotted th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 
+from omnigrok.analysis import CURVE_FIELDS, reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction
-from omnigrok.panels import Run, grokking_panels, legend, lu_panel
-from omnigrok.spec import RunSpec
-from omnigrok.style import HEIGHT, WIDTH
-from omnigrok.task import get_task
-from reproductions import landscapes
-from reproductions.claims.qm9 import LARGE, MOST, SMALL, USUAL, claims
+from omnigrok.figure import Frames, Groups, Options, Reproduction
+from omnigrok.panels import Block, Panels, Run, blocks_figure, grokking_panels, legend, lu_panel
+from reproductions.claims.qm9 import claims
+from reproductions.experiments.qm9 import LARGE, MOST, SIZES, SMALL, USUAL, free, maps
+from reproductions.landscapes import draw_maps, of_size
 from reproductions.paper import LIU, paper_panel
 
-STEPS = {"quick": 200, "default": 40_000, "paper": 100_000}
-ALPHAS = {"quick": 3, "default": 9, "paper": 21}
-SIZES = {
-    "quick": (10, 50),
-    "default": (6, 16, 50, 200, 1200),
-    "paper": (5, 6, 9, 13, 18, 26, 36, 50, 70, 96, 134, 187, 260, 361, 502, 698, 970, 1347, 1873, 2603, 3618, 5000),
-}
-MAP_SEEDS = 3
 LEVELS = {"train": (1.0, 10.0, 100.0), "test": (3.2, 10.0, 100.0)}
 
 
-def subset(options: Options) -> str:
-    return "first" if options.reading == "published" else "shuffled"
+def sweep(options: Options) -> Groups:
+    return {"free": [*free(options, LARGE), *free(options, USUAL)], "maps": maps(options)}
 
 
-def maps(options: Options, sizes: Sequence[int] = ()) -> list[RunSpec]:
-    """The runs of the maps, at sizes of the preset or at others."""
-    if options.n_train is not None:
-        return []
-    grid = landscapes.log_grid(0.1, 10, ALPHAS[options.preset])
-    seeds = min(MAP_SEEDS, options.seeds)
-    return landscapes.specs("qm9", options, grid, sizes or SIZES[options.preset], seeds, subset=subset(options))
-
-
-def curves(options: Options) -> list[RunSpec]:
-    base = get_task("qm9").spec
-    base = base.replace(steps=STEPS[options.preset], n_train=options.n_train or base.n_train, subset=subset(options))
-    return [base.replace(alpha=alpha, seed=seed) for alpha in (LARGE, USUAL) for seed in range(options.seeds)]
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    return curves(options) + maps(options)
-
-
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return landscapes.tables(runs, maps(options), curves(options))
+def tables(runs: Frames, options: Options) -> Tables:
+    return {"maps": reduced(runs["maps"]), "curves": runs["free"][CURVE_FIELDS]}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    whole = "" in tables
-    mosaic = [["train", "test"], ["small", "most"], ["large", "usual"]] if whole else [["large", "usual"]]
-    figure, axes = plt.subplot_mosaic(
-        mosaic,  # type: ignore[arg-type]
-        figsize=(2.5 * WIDTH, (3.2 if whole else 1.2) * HEIGHT),
-    )
-    published = options.n_train is None and options.reading == "published"
-    if whole:
-        landscapes.draw_maps([axes["train"], axes["test"]], tables[""], "loss", "MSE (Bohr$^6$)", LEVELS, options)
+    published = options.published_size and options.reading == "published"
+
+    def landscapes(axes: Panels) -> None:
+        draw_maps([axes["train"], axes["test"]], tables["maps"], "loss", "MSE (Bohr$^6$)", LEVELS, options)
         for name, n, paper in (("small", SMALL, "slice N=100"), ("most", MOST, "slice N=3000")):
-            if n in SIZES[options.preset]:
-                part, spec = landscapes.of_size(tables[""], n), maps(options)[0].replace(n_train=n)
+            if n in SIZES[options.preset].n_train:
+                part, spec = of_size(tables["maps"], n), maps(options)[0].replace(n_train=n)
                 lu_panel(axes[name], part, spec, "loss", paper_panel("fig5", paper) if published else {})
                 legend(axes[name])
-    runs = [
-        Run(alpha, f"$\\alpha$ = {alpha:g}, N = {curves(options)[0].n_train}, no weight decay",
-            paper_panel("fig5", f"alpha {alpha:g}") if published else {})
-        for alpha in (LARGE, USUAL)
-    ]  # fmt: skip
-    grokking_panels([axes["large"], axes["usual"]], tables["_curves"], "loss", runs, log=True, loc="lower left")
-    for name in ("large", "usual"):
-        axes[name].set_ylabel("mean squared error (Bohr$^6$)")
-    return figure
+
+    def runs(axes: Panels) -> None:
+        n = free(options, LARGE)[0].n_train
+        shown = [
+            Run(alpha, f"$\\alpha$ = {alpha:g}, N = {n}, no weight decay",
+                paper_panel("fig5", f"alpha {alpha:g}") if published else {})
+            for alpha in (LARGE, USUAL)
+        ]  # fmt: skip
+        chosen = [axes["large"], axes["usual"]]
+        grokking_panels(chosen, tables["curves"], "loss", shown, log=True, loc="lower left")
+        for ax in chosen:
+            ax.set_ylabel("mean squared error (Bohr$^6$)")
+
+    blocks = [
+        Block("maps", (("train", "test"), ("small", "most")), 2.0, landscapes),
+        Block("curves", (("large", "usual"),), 1.2, runs),
+    ]
+    return blocks_figure(tables, blocks, width=2.5)
 
 
 FIGURE = Reproduction(

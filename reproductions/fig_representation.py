@@ -20,81 +20,43 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import median_over_seeds, reduced
+from omnigrok.analysis import median_over_seeds
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction, runs_of
+from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.panels import map_panel
-from omnigrok.schedule import Drop
-from omnigrok.spec import RunSpec
-from omnigrok.sphere import Sphere
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
-from omnigrok.task import get_task
-from reproductions.claims.representation import CLAIMS, CONTOUR, CROSS, STAR, angles, contour
+from reproductions.claims.representation import CLAIMS, CONTOUR, CROSS, STAR, angles, contour, with_messiness
+from reproductions.experiments.representation import MAP_PAIRS, toy_map, toy_zooms
 from reproductions.paper import LIU
 
-PER_SHARE = 5  # the paper's messiness over the share of random embeddings
-STEPS = {"quick": 60, "default": 6_000, "paper": 15_000}
-SIZES = {"quick": (25, 54), "default": (25, 35, 45, 54), "paper": (25, 35, 45, 54)}
-MAP_SIZE = 45
-COARSE = {"quick": (3, 2), "default": (8, 5), "paper": (20, 21)}  # alphas, messinesses
-FINE = {"quick": (3, 2), "default": (8, 4), "paper": (21, 21)}
 MAP_LEVELS = {"train": (0.001, 0.01, 0.1), "test": (0.5, 1.0, 1.5)}
 PATH_L, PATH_H = CROSS - STAR, 0.8 - 0.03  # from the cross to the star, in norm and messiness
 COLOUR_OF_SIZE = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 
 
-def grid(options: Options, n: int, which: str) -> list[tuple[float, RunSpec]]:
-    """(messiness, spec) over norms, messinesses and seeds: the coarse map, or the zoom on the contour."""
-    norms, messes = (COARSE if which == "map" else FINE)[options.preset]
-    low, high, top = (0.45, 9.0, 1.0) if which == "map" else (2.0, 4.5, 0.5)
-    steps = STEPS[options.preset]
-    base = get_task("modular_toy").spec.replace(n_train=n, steps=steps, schedule=(Drop(max(1, steps // 3), 0.2),))
-    base = base.replace(sphere=Sphere(first_twice=options.reading == "published"))
-    return [
-        (m, base.replace(alpha=round(float(w), 5), seed=seed, options=(("messiness", round(m / PER_SHARE, 5)),)))
-        for m in np.linspace(0, top, messes)
-        for w in np.linspace(low, high, norms)
-        for seed in range(options.seeds)
-    ]
+def sweep(options: Options) -> Groups:
+    return {"map": toy_map(options), "zooms": toy_zooms(options)}
 
 
-def zooms(options: Options) -> list[tuple[float, RunSpec]]:
-    return [pair for n in SIZES[options.preset] for pair in grid(options, n, "zoom")]
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    return [spec for _, spec in [*grid(options, MAP_SIZE, "map"), *zooms(options)]]
-
-
-def with_messiness(runs: pd.DataFrame, pairs: list[tuple[float, RunSpec]]) -> pd.DataFrame:
-    """Reduced losses with a column for the messiness of the run."""
-    parts = []
-    for m in sorted({m for m, _ in pairs}):
-        part = reduced(runs_of(runs, [spec for found, spec in pairs if found == m]))
-        parts.append(part[part["metric"] == "loss"].assign(messiness=m))
-    return pd.concat(parts, ignore_index=True).query("statistic == 'last'")  # "best" in the published code is the last
-
-
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    return {
-        "": with_messiness(runs, grid(options, MAP_SIZE, "map")),
-        "_contours": with_messiness(runs, zooms(options)),
-    }
+def tables(runs: Frames, options: Options) -> Tables:
+    zooms = list(runs["zooms"].values())
+    of_all_sizes = {m: pd.concat([zoom[m] for zoom in zooms]) for m in zooms[0]}
+    return {"map": with_messiness(runs["map"]), "contours": with_messiness(of_all_sizes)}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(2.6 * WIDTH, 2.3 * HEIGHT))
     for ax, split in zip(axes[0], ("train", "test"), strict=True):
-        chosen = tables[""].query("split == @split")
+        chosen = tables["map"].query("split == @split")
         values = median_over_seeds(chosen, "messiness", "alpha")
         map_panel(ax, values, f"{split} loss", MAP_LEVELS[split], logarithmic=True)
         ax.plot(STAR, 0.03, "*", ms=13, ls="", color="white", mec="black", label="paper: generalises")
         ax.plot(CROSS, 0.8, "X", ms=10, ls="", color="white", mec="black", label="paper: overfits")
         ax.legend(fontsize=8, loc="lower right", frameon=True, framealpha=0.85)
         ax.set(xlabel="relative weight norm $\\alpha$", ylabel="messiness m")
-        ax.set_title(f"{split} loss, {MAP_SIZE} of 55 pairs", fontsize=10)
-    theta = angles(tables["_contours"])
-    for colour, (n, part) in zip(COLOUR_OF_SIZE, tables["_contours"].groupby("n_train"), strict=False):
+        ax.set_title(f"{split} loss, {MAP_PAIRS} of 55 pairs", fontsize=10)
+    theta = angles(tables["contours"])
+    for colour, (n, part) in zip(COLOUR_OF_SIZE, tables["contours"].groupby("n_train"), strict=False):
         lines = pd.DataFrame({seed: contour(losses) for seed, losses in part.groupby("seed")})
         axes[1, 0].plot(lines.median(axis=1), lines.index, marker="o", ms=4, color=colour, label=f"{n} pairs")
         axes[1, 0].fill_betweenx(lines.index, lines.min(axis=1), lines.max(axis=1), color=colour, alpha=0.2, lw=0)

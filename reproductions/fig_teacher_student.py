@@ -16,48 +16,26 @@ the loss can turn a gradual fall into a sudden rise. So the loss is drawn beside
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, pick, reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import READINGS, Options, Reading, Reproduction, runs_of
+from omnigrok.figure import READINGS, Frames, Groups, Options, Reproduction
 from omnigrok.panels import Run, grokking_panels, legend, lu_panel
-from omnigrok.spec import RunSpec
-from omnigrok.sphere import Sphere
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
-from omnigrok.task import get_task
-from reproductions import landscapes
-from reproductions.claims.teacher_student import KEYS, LARGE, SMALL, claims
+from reproductions.claims.teacher_student import claims
+from reproductions.experiments.teacher_student import LARGE, SMALL, free, landscape
 from reproductions.paper import LIU, paper_panel
 
-STEPS = {"quick": 300, "default": 100_000, "paper": 100_000}
-ALPHAS = {"quick": 7, "default": 11, "paper": 21}
+
+def sweep(options: Options) -> Groups:
+    runs = [*free(options, LARGE), *free(options, SMALL)]
+    return {"free": runs, **{reading: landscape(options, reading) for reading in READINGS}}
 
 
-def landscape(options: Options, reading: Reading) -> list[RunSpec]:
-    base = get_task("teacher_student").landscape(options.preset)
-    assert base is not None
-    grid, sizes = landscapes.log_grid(0.1, 10, ALPHAS[options.preset]), [options.n_train or base.n_train]
-    notebook = reading == "published"
-    return landscapes.specs(
-        "teacher_student", options, grid, sizes, options.seeds, sphere=Sphere(first_twice=notebook, early=notebook)
-    )
-
-
-def curves(options: Options) -> list[RunSpec]:
-    base = get_task("teacher_student").spec
-    base = base.replace(steps=STEPS[options.preset], n_train=options.n_train or base.n_train)
-    return [base.replace(alpha=alpha, seed=seed) for alpha in (LARGE, SMALL) for seed in range(options.seeds)]
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    return curves(options) + [spec for reading in READINGS for spec in landscape(options, reading)]
-
-
-def tables(runs: pd.DataFrame, options: Options) -> Tables:
-    held = {KEYS[reading]: reduced(runs_of(runs, landscape(options, reading))) for reading in READINGS}
-    return {**held, "_curves": runs_of(runs, curves(options))[CURVE_FIELDS]}
+def tables(runs: Frames, options: Options) -> Tables:
+    held: Tables = {reading: reduced(runs[reading]) for reading in READINGS}
+    return {**held, "curves": runs["free"][CURVE_FIELDS]}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
@@ -66,22 +44,22 @@ def draw(tables: Tables, options: Options) -> Figure:
         mosaic,  # type: ignore[arg-type]
         figsize=(3.6 * WIDTH, 2.1 * HEIGHT),
     )
-    published = options.n_train is None
+    published = options.published_size
     paper = paper_panel("fig2", "landscape") if published else {}
-    lu_panel(axes["lu"], tables[KEYS[options.reading]], landscape(options, options.reading)[0], "loss", paper)
+    lu_panel(axes["lu"], tables[options.reading], landscape(options, options.reading)[0], "loss", paper)
     (other,) = set(READINGS) - {options.reading}
     for split in ("train", "test"):
-        line = pick(tables[KEYS[other]], "teacher_student", split, "loss").median(axis=1)
+        line = pick(tables[other], "teacher_student", split, "loss").median(axis=1)
         axes["lu"].plot(line.index, line, color=COLOURS[split], ls=":", label=f"on the {other} sphere")
     legend(axes["lu"])
     for alpha, prefix in ((LARGE, ""), (SMALL, "small ")):
-        spec = curves(options)[0]
+        spec = free(options, alpha)[0]
         title = f"$\\alpha$ = {alpha:g}, weight decay {spec.weight_decay:g}, N = {spec.n_train}"
         run = Run(alpha, title, paper_panel("fig2", "grokking") if published and alpha == LARGE else {})
         for metric in ("accuracy", "loss"):
             ax = axes[prefix + metric]
             log, loc = metric == "loss", "lower left" if metric == "loss" else "center left"
-            grokking_panels([ax], tables["_curves"], metric, [run], log=log, loc=loc)
+            grokking_panels([ax], tables["curves"], metric, [run], log=log, loc=loc)
             ax.set_ylabel({"accuracy": "share with error < 0.001", "loss": "mean squared error"}[metric])
     return figure
 

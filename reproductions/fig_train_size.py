@@ -15,97 +15,55 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from omnigrok.analysis import grokking_times, reduced
+from omnigrok.analysis import grokking_times, reduced, stack
 from omnigrok.claims import Tables
-from omnigrok.figure import Options, Reproduction, runs_of
-from omnigrok.panels import times_panel
-from omnigrok.spec import RunSpec
+from omnigrok.figure import Frames, Groups, Options, Reproduction
+from omnigrok.panels import band, times_panel
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions import fig_imdb, fig_mnist, fig_qm9, fig_time_to_grok, landscapes
 from reproductions.claims.train_size import DOMAINS, claims, critical, lowest, of_task
+from reproductions.experiments.train_size import free, landscape
 from reproductions.paper import LIU
 
-QUICK_SIZES = {"teacher_student": (50, 100), "mnist": (100, 200), "imdb": (100,), "qm9": (10, 50), "modular": (40, 60)}
+
+def sweep(options: Options) -> Groups:
+    return {task: {"held": landscape(options, task), "free": free(options, task)} for task in options.tasks}
 
 
-def sizes(options: Options, task: str) -> tuple[int, ...]:
-    return (
-        options.sizes or (QUICK_SIZES if options.preset == "quick" else {t: d.sizes for t, d in DOMAINS.items()})[task]
-    )
-
-
-def landscape(options: Options, task: str) -> list[RunSpec]:
-    """The runs of the domain's own figure, and at other sizes runs like them."""
-    if options.preset == "paper" or task in ("teacher_student", "modular"):
-        alphas = landscapes.log_grid(0.1, 10, 3 if options.preset == "quick" else 11)
-        return landscapes.specs(task, options, alphas, sizes(options, task), options.seeds)
-    module = {"mnist": fig_mnist, "imdb": fig_imdb, "qm9": fig_qm9}[task]
-    return [s for s in module.maps(options, sizes(options, task)) if s.alpha != fig_mnist.ALPHA_8]
-
-
-def runs(options: Options, task: str) -> list[RunSpec]:
-    """Free runs: those of `fig_time_to_grok` and `fig_qm9`, at several sizes."""
-    if not DOMAINS[task].run_sizes:
-        return []
-    if task == "qm9":
-        base = [s for s in fig_qm9.curves(options) if s.alpha == fig_qm9.LARGE]
-    else:
-        decay = {"teacher_student": 0.05, "mnist": 0.03}[task]
-        base = [s for s in fig_time_to_grok.runs(options, task) if s.weight_decay == decay]
-    base = base[: min(3, options.seeds)]
-    chosen = options.sizes or (sizes(options, task) if options.preset == "quick" else DOMAINS[task].run_sizes)
-    return [s.replace(n_train=n) for n in chosen for s in base]
-
-
-def sweep(options: Options) -> list[RunSpec]:
-    return [s for task in options.tasks for s in [*landscape(options, task), *runs(options, task)]]
-
-
-def tables(frame: pd.DataFrame, options: Options) -> Tables:
-    surfaces = [reduced(runs_of(frame, landscape(options, task))) for task in options.tasks]
-    found = {"": pd.concat(surfaces, ignore_index=True)}
-    times = [
-        grokking_times(runs_of(frame, runs(options, task)), DOMAINS[task].thresholds or get_task(task).thresholds)
-        for task in options.tasks
-        if runs(options, task)
-    ]
-    return {**found, "_times": pd.concat(times, ignore_index=True).drop(columns="run")} if times else found
+def tables(runs: Frames, options: Options) -> Tables:
+    thresholds = {task: DOMAINS[task].thresholds or get_task(task).thresholds for task in runs}
+    times = [grokking_times(groups["free"], thresholds[task]) for task, groups in runs.items()]
+    landscapes = [reduced(groups["held"]) for groups in runs.values()]
+    return {"landscapes": stack(landscapes), "times": stack(times).drop(columns="run")}
 
 
 def draw(tables: Tables, options: Options) -> Figure:
-    timed = "_times" in tables
-    shape = (3 if timed else 2, len(options.tasks))
+    shape = (3 if len(tables["times"]) else 2, len(options.tasks))
     figure, axes = plt.subplots(*shape, figsize=(0.95 * WIDTH * shape[1], 0.95 * HEIGHT * shape[0]), squeeze=False)
-    for column, task in zip(axes.T, options.tasks, strict=True):
-        domain = DOMAINS[task]
-        column[0].set_title(get_task(task).display_name)
-        band(
-            column[0], critical(tables, task, options.statistic), COLOURS["critical"], "critical norm $w_c$ ($\\alpha$)"
-        )
-        column[0].set_yscale("log")
-        band(column[1], lowest(tables, task, options.statistic), COLOURS["test"], f"lowest test {domain.metric}")
-        if domain.metric == "loss":
-            column[1].set_yscale("log")
+    for (top, middle, *bottom), task in zip(axes.T, options.tasks, strict=True):
+        metric, read = DOMAINS[task].metric, options.statistic
+        top.set_title(get_task(task).display_name)
+        band(top, critical(tables, task, read), COLOURS["critical"], marker="o", ms=4)
+        top.set(yscale="log", ylabel="critical norm $w_c$ ($\\alpha$)")
+        band(middle, lowest(tables, task, read), COLOURS["test"], marker="o", ms=4)
+        middle.set_ylabel(f"lowest test {metric}")
+        if metric == "loss":
+            middle.set_yscale("log")
         else:
-            column[1].set_ylim(0, 1)
-        if timed:
-            times = of_task(tables["_times"], task)
-            if times.empty:
-                column[2].set_axis_off()
-                column[2].text(0.5, 0.5, "no free runs\nat several sizes", ha="center", va="center", fontsize=8)
-            else:
-                times_panel(column[2], times, "n_train")
-                column[2].set(xscale="log")
-        for ax in column:
+            middle.set_ylim(0, 1)
+        for ax in bottom:
+            draw_times(ax, of_task(tables["times"], task))
+        for ax in (top, middle, *bottom):
             ax.set(xscale="log", xlabel="training examples N")
     return figure
 
 
-def band(ax: Axes, table: pd.DataFrame, colour: str, label: str) -> None:
-    ax.plot(table.index, table.median(axis=1), marker="o", ms=4, color=colour)
-    ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, lw=0)
-    ax.set_ylabel(label)
+def draw_times(ax: Axes, times: pd.DataFrame) -> None:
+    if len(times):
+        times_panel(ax, times, "n_train")
+    else:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "no free runs\nat several sizes", ha="center", va="center", fontsize=8)
 
 
 FIGURE = Reproduction(

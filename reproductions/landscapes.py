@@ -1,45 +1,15 @@
-"""Landscapes over alpha and training-set size, as the figures of the domains share them."""
+"""Landscapes over alpha and training-set size: what claims read off them, and their maps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from omnigrok.analysis import CURVE_FIELDS, LANDSCAPE_FIELDS, by_size, critical_alpha, reduced
-from omnigrok.claims import Tables
-from omnigrok.figure import Options, runs_of
+from omnigrok.analysis import by_size, critical_alpha
+from omnigrok.figure import Options
 from omnigrok.panels import map_panel
-from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
-
-
-def log_grid(low: float, high: float, points: int) -> list[float]:
-    """Alphas at equal ratios."""
-    return [float(f"{alpha:.4g}") for alpha in np.geomspace(low, high, points)]
-
-
-def specs(
-    task: str, options: Options, alphas: Sequence[float], sizes: Sequence[int], seeds: int, **changes: object
-) -> list[RunSpec]:
-    """The task's norm-sphere runs over alphas, training-set sizes and seeds."""
-    base = get_task(task).landscape(options.preset)
-    assert base is not None
-    base = base.replace(**changes)
-    return [base.replace(alpha=alpha, n_train=n, seed=seed) for n in sizes for alpha in alphas for seed in range(seeds)]
-
-
-def tables(runs: pd.DataFrame, maps: Sequence[RunSpec], curves: Sequence[RunSpec]) -> Tables:
-    """The landscape of the maps' runs, where there are maps, and the curves of the others."""
-    found = {"_curves": runs_of(runs, curves)[CURVE_FIELDS]}
-    return {"": reduced(runs_of(runs, maps)), **found} if maps else found
-
-
-def maps_of(found: Tables) -> pd.DataFrame:
-    """The landscape of `tables`; without rows where there are no maps."""
-    return found.get("", pd.DataFrame(columns=[*LANDSCAPE_FIELDS, "split", "metric", "statistic", "value"]))
 
 
 def of_size(landscape: pd.DataFrame, n_train: int) -> pd.DataFrame:

@@ -21,14 +21,15 @@ from torch import nn
 
 from omnigrok import console
 from omnigrok.errors import OmnigrokError
-from omnigrok.figure import PRESETS, Options
+from omnigrok.figure import Options, preset_option
 from omnigrok.files import atomic
 from omnigrok.robustness import PGD, class_labels, objective_values
 from omnigrok.store import Store
 from omnigrok.task import TaskData, get_task, task_data
 from omnigrok.trainer import Trainer
-from reproductions import fig_partition
-from reproductions.robust_runs import MAIN
+from reproductions.claims.partition import FROM
+from reproductions.experiments.robust import MAIN, partitioned
+from reproductions.fig_partition import FIGURE
 
 strong = partial(PGD, MAIN, steps=50, restarts=20, decay=True)
 OURS = {
@@ -91,18 +92,18 @@ def with_worst(right: Right, name: str) -> dict[str, float]:
 
 
 @click.command(help=__doc__)
-@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@preset_option
 @click.option("--examples", type=click.IntRange(1), default=500, show_default=True, help="Test images.")
-@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
+@console.results_option
 @click.option("--out", type=click.Path(path_type=Path), default="figures/library_attacks.csv", show_default=True)
 def main(preset: str, examples: int, results: Path, out: Path) -> None:
-    options = Options(preset=preset, tasks=("mnist",), seeds=fig_partition.FIGURE.seeds[preset])
+    options = Options(preset=preset, tasks=("mnist",), seeds=FIGURE.seeds[preset])
     store, rows = Store(results), []
-    for spec in fig_partition.sweep(options):
+    for spec in partitioned(options):
         data = task_data(spec, "cpu")
         trainer = Trainer(get_task(spec.task), [spec], data)
         for step, weights in store.weights(spec).items():
-            if step < fig_partition.FROM and preset != "quick":
+            if step < FROM and preset != "quick":
                 continue
             trainer.runs.load_state_dict({"params": {k: x[None] for k, x in weights.items()}, "buffers": {}})
             found = with_worst(ours(trainer, data, examples), "all of ours")

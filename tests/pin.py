@@ -19,14 +19,13 @@ from boxes import boxes
 import omnigrok.spec
 from omnigrok import RunSpec, available_tasks, get_task
 from omnigrok.complexity import ComplexityProbe
-from omnigrok.figure import PRESETS, READINGS, Options
+from omnigrok.figure import PRESETS, READINGS, Options, flat
 from omnigrok.gradients import Clip
 from omnigrok.optimizers import AdamW
 from omnigrok.partition_probe import PartitionProbe
 from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
-from omnigrok.sweep import unique
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 from reproductions.all import figures
@@ -72,7 +71,7 @@ def names(figure, preset: str, reading: str, trainer: int) -> list[str]:
     before = omnigrok.spec.TRAINER_VERSION
     omnigrok.spec.TRAINER_VERSION = trainer
     try:
-        return [run_hash(spec) for spec in unique(figure.sweep(options_of(figure, preset, reading)))]
+        return [run_hash(spec) for spec in flat(figure.sweep(options_of(figure, preset, reading)))]
     finally:
         omnigrok.spec.TRAINER_VERSION = before
 

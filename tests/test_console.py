@@ -21,6 +21,7 @@ from omnigrok.errors import OmnigrokError
 from omnigrok.exported import ANYWAY
 from omnigrok.provenance import command_line
 from reproductions import fig_lu, fig_mnist
+from reproductions.experiments import lu
 
 FIGURES = Path(__file__).parent.parent / "figures"
 LU, MNIST = fig_lu.FIGURE.command(), fig_mnist.FIGURE.command()
@@ -172,7 +173,7 @@ def test_dry_run_trains_nothing(monkeypatch, capsys, tmp_path):
     arguments = ["--preset", "quick", "--tasks", "teacher_student", "--dry-run"]
     status, out, _ = invoke(monkeypatch, capsys, LU, *arguments)
     assert status == 0
-    runs = 2 * len(fig_lu.alphas("quick", "teacher_student"))
+    runs = 2 * len(lu.alphas("quick", "teacher_student"))
     assert f"0 of {runs} runs are finished" in out
     assert not list(tmp_path.glob("**/*.parquet"))
 
@@ -193,7 +194,7 @@ def test_a_full_disk_while_the_figure_is_written_keeps_the_old_one(monkeypatch, 
 
     monkeypatch.setattr(Figure, "savefig", full)
     arguments = ["--preset", "quick", "--tasks", "teacher_student", "--seeds", 1, "--out", "out"]
-    monkeypatch.setattr(fig_lu, "GRID", {"quick": 2})
+    monkeypatch.setattr(lu, "GRID", {"quick": 2})
     status, _, err = invoke(monkeypatch, capsys, LU, *arguments)
     assert status == 2
     assert "No space left on device" in err.splitlines()[-1]

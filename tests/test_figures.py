@@ -11,12 +11,14 @@ import pytest
 import yaml
 
 from omnigrok import DataUnavailableError
-from omnigrok.analysis import CURVE_FIELDS
+from omnigrok.analysis import CURVE_FIELDS, reduced
 from omnigrok.claims import TABLE_END, TABLE_START, Claim, ClaimError, at_most, markdown_table, read_sidecars
 from omnigrok.figure import Options
 from omnigrok.spec import TRAINER_VERSION
+from omnigrok.store import COLUMNS
 from omnigrok.task import get_task
 from reproductions import fig_delayed_robustness, fig_lu, fig_mnist
+from reproductions.experiments import lu
 from reproductions.paper import all_paper_values
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +48,7 @@ def assert_whole(sidecar, folder):
 def quick(tmp_path, monkeypatch):
     """Run fig_lu at the quick preset on two alphas and few steps."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fig_lu, "GRID", {"quick": 3})
+    monkeypatch.setattr(lu, "GRID", {"quick": 3})
     for name in ("teacher_student", "mnist"):
         task = get_task(name)
         base = task.landscape("quick").replace(steps=40)
@@ -91,14 +93,14 @@ def test_a_claim_that_cannot_be_measured_ends_the_figure_and_is_not_asked_at_ano
 
     def broken(tables):
         asked.append(sorted(tables))
-        return tables["_no_such_table"]
+        return tables["no such table"]
 
     claim = Claim("broken", "It holds", "a source", at_most(1), broken)
     monkeypatch.setattr(fig_lu, "FIGURE", dataclasses.replace(fig_lu.FIGURE, claims=[claim]))
     sidecar, _, _ = quick(tasks=("teacher_student",), seeds=1, n_train=30)
     assert [found["status"] for found in sidecar["claims"]] == ["NOT RUN"]
     assert (asked, sidecar["readings_differ"]) == ([], {})
-    with pytest.raises(ClaimError, match=r"^fig_lu/broken cannot be measured: KeyError: '_no_such_table'$"):
+    with pytest.raises(ClaimError, match=r"^fig_lu/broken cannot be measured: KeyError: 'no such table'$"):
         quick(tasks=("teacher_student",), seeds=1)
 
 
@@ -125,7 +127,7 @@ def test_a_figure_none_of_whose_tasks_has_data_says_why(tmp_path):
 @pytest.mark.slow
 def test_the_panels_are_log_log_with_both_axes_and_the_critical_norm(quick, mnist_data):
     _, table, _ = quick(seeds=1)
-    figure = fig_lu.draw({"": table}, Options(preset="quick", tasks=("teacher_student", "mnist"), seeds=1))
+    figure = fig_lu.draw({"landscapes": table}, Options(preset="quick", tasks=("teacher_student", "mnist"), seeds=1))
     losses, errors = figure.axes[:2], figure.axes[2]
     for ax in losses:
         assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
@@ -145,7 +147,8 @@ def test_fig_mnist_measures_onset_and_values():
             ("parameters", "weight_norm", [93, 93, 92, 90, 88, 74, 56]),
         ):
             rows += [("mnist", 8.0, 1000, 0.01, seed, s, split, metric, v) for s, v in zip(steps, values, strict=True)]
-    tables = {"_curves": pd.DataFrame(rows, columns=CURVE_FIELDS)}
+    no_maps = reduced(pd.DataFrame(columns=COLUMNS))
+    tables = {"maps": no_maps, "curves": pd.DataFrame(rows, columns=CURVE_FIELDS)}
     results = {claim.id: claim.test(tables) for claim in fig_mnist.claims(Options())}
     assert results["memorises"]["measured"] == 2_000
     assert [results[name]["status"] for name in ("memorises", "chance", "generalises", "norm")] == ["PASS"] * 4

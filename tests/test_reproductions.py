@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from omnigrok import sealed
 from omnigrok.claims import known_deviations, read_sidecars
-from omnigrok.figure import Options
+from omnigrok.figure import Options, flat, grouped
 from omnigrok.partition_probe import PartitionProbe
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
@@ -20,8 +20,8 @@ from omnigrok.style import tidy
 from omnigrok.task import get_task, run_hash
 from reproductions import all as everything
 from reproductions import fig_train_size
+from reproductions.experiments.robust import CIFAR_EPS, EPS
 from reproductions.paper import Cited, cited
-from reproductions.robust_runs import CIFAR_EPS, EPS
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {figure.name: figure for figure in everything.figures()}
@@ -81,6 +81,12 @@ def lines_of_partitions(specs, store):
             sealed.save(path, (lines, lines[:2]), "partition", name)
 
 
+def invented_tables(figure, chosen):
+    """The tables of a figure as its invented runs would give them."""
+    groups = figure.sweep(chosen)
+    return figure.tables(grouped(invented(flat(groups)), groups), chosen)
+
+
 def options(figure, **changes):
     return Options(tasks=tuple(figure.tasks()), seeds=figure.seeds["default"], **changes)
 
@@ -90,10 +96,10 @@ def options(figure, **changes):
 def test_every_panel_is_drawn_and_every_claim_measured(name, reading, store):
     figure = FIGURES[name]
     chosen = options(figure, reading=reading, store=store)
-    specs = figure.sweep(chosen)
+    specs = flat(figure.sweep(chosen))
     lines_of_partitions(specs, store)
     assert all(seed in {s.seed for s in specs} for seed in range(3))
-    tables = figure.tables(invented(specs), chosen)
+    tables = invented_tables(figure, chosen)
     assert all(len(table) for table in tables.values())
     results = {claim.id: claim.test(tables) for claim in figure.claims_for(chosen)}
     unmeasured = {name for name, result in results.items() if not result["n_seeds"]}
@@ -109,7 +115,7 @@ def test_every_panel_is_drawn_and_every_claim_measured(name, reading, store):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_preset_is_a_list_of_runs_that_can_be(name, preset):
     figure = FIGURES[name]
-    specs = figure.sweep(options(figure, preset=preset))
+    specs = flat(figure.sweep(options(figure, preset=preset)))
     assert specs
     assert all(spec.steps <= 300 or spec.task == "teacher_student" for spec in specs) or preset == "paper"
 
@@ -136,17 +142,40 @@ def test_a_cited_value_knows_its_row():
 def test_the_readings_that_change_a_verdict_are_recorded():
     figure = FIGURES["fig_lu"]
     chosen = options(figure)
-    runs = invented(figure.sweep(chosen))
+    groups = figure.sweep(chosen)
+    runs = invented(flat(groups))
     late = (runs["task"] == "mnist") & (runs["split"] == "train") & (runs["metric"] == "accuracy")
     last = late & (runs["step"] == runs["step"].max())
     runs.loc[last, "value"] = 0.5  # the best over training is fine, the last value is not
-    differ = figure._readings_differ(figure.tables(runs, chosen), chosen)
+    differ = figure._readings_differ(figure.tables(grouped(runs, groups), chosen), chosen)
     assert differ["mnist-floor"] == {"published": "PASS", "corrected": "DEVIATES"}
+
+
+def test_groups_keep_their_names_and_shared_runs_are_trained_once():
+    first, second, third = (get_task("teacher_student").spec.replace(seed=seed) for seed in range(3))
+    groups = {"a": [first, second], "b": {"c": [second, third], "d": []}}
+    assert flat(groups) == [first, second, third]
+    frames = grouped(invented(flat(groups)), groups)
+    assert set(frames["a"]["seed"]) == {0, 1}
+    assert set(frames["b"]["c"]["seed"]) == {1, 2}
+    assert frames["b"]["d"].empty
+    assert [*frames["b"]["d"].columns] == COLUMNS
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_tables_are_there_without_a_run(name):
+    """Their names and columns do not depend on what was run, so that no claim and no panel has to ask."""
+    figure = FIGURES[name]
+    chosen = Options(preset="quick", tasks=(figure.tasks()[0],), seeds=1)
+    groups = figure.sweep(chosen)
+    found = figure.tables(grouped(invented(flat(groups)), groups), chosen)
+    without = figure.tables(grouped(pd.DataFrame(columns=COLUMNS), groups), chosen)
+    assert {key: [*table] for key, table in without.items()} == {key: [*table] for key, table in found.items()}
 
 
 def test_sizes_of_the_users_own_are_compared():
     chosen = Options(tasks=("mnist",), seeds=3, sizes=(128, 256))
-    specs = fig_train_size.sweep(chosen)
+    specs = flat(fig_train_size.sweep(chosen))
     assert {spec.n_train for spec in specs} == {128, 256}
     command = fig_train_size.FIGURE.command()
     [parameter] = [p for p in command.params if p.name == "n_train"]

@@ -7,14 +7,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from test_reproductions import FIGURES, invented, lines_of_partitions
+from test_reproductions import FIGURES, invented_tables, lines_of_partitions
 
 from omnigrok.claims import ClaimError
-from omnigrok.figure import Options
+from omnigrok.figure import Options, file_names, flat, grouped
 from omnigrok.schedule import evaluation_steps
+from omnigrok.store import COLUMNS
 from omnigrok.style import tidy
-from reproductions import fig_delayed_robustness, fig_mnist, fig_partition, fig_qm9, fig_teacher_student
 from reproductions.claims import delayed_robustness, domains, partition, teacher_student, train_size
+from reproductions.experiments import mnist, qm9, robust
+from reproductions.experiments import teacher_student as ts
 
 COMMITTED = Path(__file__).parent.parent / "figures"
 SINGLE = [(name, task) for name, figure in FIGURES.items() for task in figure.tasks()]
@@ -26,15 +28,17 @@ def sidecar(name):
 
 def committed(name):
     """The tables of a committed figure, as its claims were given them."""
-    files = [file for file in sidecar(name)["files"] if file.endswith(".csv")]
-    alpha = {"alpha": float}
-    return {file.removeprefix(name).removesuffix(".csv"): pd.read_csv(COMMITTED / file, dtype=alpha) for file in files}
+    figure = FIGURES[name]
+    chosen = Options(preset="quick", tasks=(figure.tasks()[0],), seeds=1)
+    tables = figure.tables(grouped(pd.DataFrame(columns=COLUMNS), figure.sweep(chosen)), chosen)
+    return {
+        key: pd.read_csv(COMMITTED / file, dtype={"alpha": float}) for key, file in file_names(name, tables).items()
+    }
 
 
 def of_task(tables, task):
     """What the tables would be of one task alone."""
-    parts = {suffix: table[table["task"] == task] for suffix, table in tables.items()}
-    return {suffix: part for suffix, part in parts.items() if len(part)}
+    return {key: table[table["task"] == task] for key, table in tables.items()}
 
 
 def verdicts(name, tables, **changes):
@@ -88,7 +92,7 @@ def times(task, *runs, **fields):
 
 def test_a_run_that_never_memorised_decides_nothing_about_its_delay():
     kinds = [(10, True, 50, True), (10, True, 90, False), (90, False, 50, True), (90, False, 90, False)]
-    found = domains.delay({"_times": times("mnist", *kinds)}, "mnist")
+    found = domains.delay({"times": times("mnist", *kinds)}, "mnist")
     assert found.tolist()[:2] == [5, math.inf]
     assert found.isna().tolist() == [False, False, True, True]
     found = train_size.delay(times("mnist", *kinds))
@@ -99,24 +103,24 @@ def test_a_run_that_never_memorised_decides_nothing_about_its_delay():
 def test_an_undecided_domain_leaves_the_largest_undecided():
     usual, never = [(10, True, 20, True)] * 3, (90, False, 90, False)
     tables = [times("modular", *[(10, True, 80, True)] * 3), times("mnist", *usual), times("imdb", *usual)]
-    decided = {"_times": pd.concat([*tables, times("qm9", *usual)])}
+    decided = {"times": pd.concat([*tables, times("qm9", *usual)])}
     assert domains.most(decided, domains.delay).tolist() == [4, 4, 4]
-    undecided = {"_times": pd.concat([*tables, times("qm9", *usual[:2], never)])}
+    undecided = {"times": pd.concat([*tables, times("qm9", *usual[:2], never)])}
     assert domains.most(undecided, domains.delay).isna().all()
-    assert domains.most({"_times": pd.concat(tables)}, domains.delay).empty
+    assert domains.most({"times": pd.concat(tables)}, domains.delay).empty
 
 
 def test_sizes_that_are_not_two_are_not_compared():
     few, many = times("mnist", (10, True, 90, True)), times("mnist", (10, True, 30, True), n_train=100)
-    compared = train_size.few_over_many({"_times": pd.concat([few, many])}, "mnist", train_size.generalised)
+    compared = train_size.few_over_many({"times": pd.concat([few, many])}, "mnist", train_size.generalised)
     assert compared.tolist() == [3]
-    assert train_size.few_over_many({"_times": few}, "mnist", train_size.generalised).empty
-    assert train_size.few_over_many({}, "mnist", train_size.generalised).empty
+    assert train_size.few_over_many({"times": few}, "mnist", train_size.generalised).empty
+    assert train_size.few_over_many({"times": few[:0]}, "mnist", train_size.generalised).empty
 
 
 def test_a_step_that_the_evaluations_no_longer_hit_is_an_error_and_not_a_claim_not_run():
     tables = committed("fig_delayed_robustness")
-    thinned = {"": tables[""][tables[""]["step"] != delayed_robustness.LATE]}
+    thinned = {"curves": tables["curves"][tables["curves"]["step"] != delayed_robustness.LATE]}
     assert verdicts("fig_delayed_robustness", tables)["rise"]["n_seeds"] == 3
     with pytest.raises(ClaimError, match=r"fig_delayed_robustness/rise .*step 9,000 was not logged"):
         verdicts("fig_delayed_robustness", thinned)
@@ -126,11 +130,11 @@ def test_a_step_that_the_evaluations_no_longer_hit_is_an_error_and_not_a_claim_n
 def test_the_steps_that_claims_read_are_logged_at_every_preset(preset):
     chosen = Options(preset=preset, tasks=("mnist", "cifar10"), seeds=1)
     read = [
-        (fig_delayed_robustness.sweep(chosen), [delayed_robustness.LATE]),
-        (fig_partition.sweep(chosen), [partition.FROM]),
-        (fig_mnist.run(chosen), [6_000, 20_000, 60_000, 100_000]),
-        (fig_qm9.curves(chosen), [1_000, 5_000]),
-        (fig_teacher_student.curves(chosen), teacher_student.DECAYING),
+        (flat(FIGURES["fig_delayed_robustness"].sweep(chosen)), [delayed_robustness.LATE]),
+        (robust.partitioned(chosen), [partition.FROM]),
+        (mnist.grokking(chosen), [6_000, 20_000, 60_000, 100_000]),
+        (flat({"large": qm9.free(chosen, qm9.LARGE), "usual": qm9.free(chosen, qm9.USUAL)}), [1_000, 5_000]),
+        (flat({"large": ts.free(chosen, ts.LARGE), "small": ts.free(chosen, ts.SMALL)}), teacher_student.DECAYING),
     ]
     for specs, steps in read:
         for spec in specs:
@@ -142,9 +146,8 @@ def test_every_figure_of_one_task_is_measured_and_drawn(name, task, store):
     figure, preset = FIGURES[name], "quick"
     for reading in ("published", "corrected"):
         chosen = Options(preset=preset, tasks=(task,), seeds=figure.seeds[preset], reading=reading, store=store)
-        specs = figure.sweep(chosen)
-        lines_of_partitions(specs, store)
-        tables = figure.tables(invented(specs), chosen)
+        lines_of_partitions(flat(figure.sweep(chosen)), store)
+        tables = invented_tables(figure, chosen)
         results = [claim.test(tables, name) for claim in figure.claims_for(chosen)]
         assert results
     picture = figure.draw(tables, chosen)

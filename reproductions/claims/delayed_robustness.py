@@ -6,18 +6,19 @@ import pandas as pd
 
 from omnigrok.analysis import curve, value_at
 from omnigrok.claims import NOTHING, Claim, Tables, at_least, at_most, at_the_end, together
-from reproductions.robust_runs import CIFAR_EPS, MAIN, by_seed, first_at, lasts, peak
+from reproductions.claims.curves import by_seed, first_at, lasts, peak
+from reproductions.experiments.robust import CIFAR_EPS, MAIN
 
 MAIN_EPS = {"mnist": MAIN, "cifar10": CIFAR_EPS[-1]}  # the radius that the claims are about
 EARLY, LATE = 50, 9_000  # steps after which the second ascent is looked for, and the rise
 
 
 def lc(tables: Tables, task: str = "mnist") -> pd.DataFrame:
-    return curve(tables[""].query("task == @task"), "probe", "lc_train")
+    return curve(tables["curves"].query("task == @task"), "probe", "lc_train")
 
 
 def robust(tables: Tables, name: str = "robust", task: str = "mnist") -> pd.DataFrame:
-    return curve(tables[""].query("task == @task"), "probe", f"{name}_{MAIN_EPS[task]:g}")
+    return curve(tables["curves"].query("task == @task"), "probe", f"{name}_{MAIN_EPS[task]:g}")
 
 
 def ascent(tables: Tables, task: str = "mnist") -> pd.Series:
@@ -38,7 +39,7 @@ def descent(tables: Tables) -> pd.Series:
 
 
 def rise(tables: Tables, task: str = "mnist", name: str = "robust") -> pd.Series:
-    curves, metric = tables[""].query("task == @task"), f"{name}_{MAIN_EPS[task]:g}"
+    curves, metric = tables["curves"].query("task == @task"), f"{name}_{MAIN_EPS[task]:g}"
     end, late = together(at_the_end(curve(curves, "probe", metric)), value_at(curves, "probe", metric, LATE))
     return end - late
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from omnigrok.analysis import critical_alpha, pick
+from omnigrok.analysis import critical_alpha, one_value_each, pick
 from omnigrok.claims import NOTHING, Claim, Tables, at_least, ratio
+from omnigrok.figure import Frames
+from omnigrok.spec import RunSpec
+from omnigrok.task import get_task, task_data
+from reproductions.claims.representation import with_messiness
 
 MATCHED = 3.0  # times the critical norm
 REAL = ("mnist", "imdb", "qm9")  # domains with data that nobody generated
@@ -16,8 +20,8 @@ REAL = ("mnist", "imdb", "qm9")  # domains with data that nobody generated
 
 def relative_losses(tables: Tables, task: str) -> pd.DataFrame:
     """log10 of the reduced test loss over its minimum, on a grid of log10(w / w_c): grid down, seeds across."""
-    losses = pick(tables[""], task, "test", "loss")
-    critical = critical_alpha(tables[""], task)
+    losses = pick(tables["landscapes"], task, "test", "loss")
+    critical = critical_alpha(tables["landscapes"], task)
     grid = np.linspace(-1, 2, 301)
     columns = {}
     for (seed, column), norm in zip(losses.items(), critical, strict=True):
@@ -35,15 +39,33 @@ def gap(tables: Tables, task: str) -> pd.Series:
 def delay(tables: Tables, task: str) -> pd.Series:
     """Steps to generalise over steps to memorise, a value a seed; inf for a run that memorises and does not generalise,
     not a number for one that does not memorise."""
-    times = tables["_times"].query("task == @task").set_index("seed")
+    times = tables["times"].query("task == @task").set_index("seed")
     return times["delay"].mask(times["gen_censored"] & ~times["mem_censored"], np.inf)
+
+
+def unexplained(frames: Frames, task: str, specs: Sequence[RunSpec]) -> pd.DataFrame:
+    """Test loss at the best norm over that of a constant answer, by messiness and seed; `specs`: the frames' runs.
+
+    Without rows where the representation cannot be chosen.
+    """
+    if not specs:
+        return pd.DataFrame(columns=["messiness", "seed", "value", "task"])
+    losses = with_messiness(frames).query("split == 'test'")
+    told = one_value_each(losses, "alpha", "messiness", "seed")
+    lowest = told.groupby(["messiness", "seed"], as_index=False)["value"].min()
+    return lowest.assign(task=task, value=lowest["value"] / constant_loss(specs[-1]))
+
+
+def constant_loss(spec: RunSpec) -> float:
+    """Test loss of the mean of the training answers."""
+    task, data = get_task(spec.task), task_data(spec, "cpu")
+    mean = data.train_targets[: spec.n_train].mean(dim=0).expand_as(data.test_targets)
+    return float(task.loss(mean, data.test_targets).mean())
 
 
 def without_representation(tables: Tables, task: str) -> pd.Series:
     """Share of the constant answer's test loss that is left at messiness 1 and the best norm, a value a seed."""
-    if "_representation" not in tables:  # no task whose representation can be chosen
-        return NOTHING
-    chosen = tables["_representation"].query("task == @task and messiness == 1")
+    chosen = tables["representation"].query("task == @task and messiness == 1")
     return chosen.set_index("seed")["value"]
 
 

@@ -8,22 +8,22 @@ from omnigrok.analysis import curve, first_reached, pick
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, at_the_end, last_over_first
 from omnigrok.figure import Options
 from reproductions import landscapes
+from reproductions.claims.curves import at_steps
+from reproductions.experiments.imdb import LARGE, USUAL
 from reproductions.paper import cited
-from reproductions.robust_runs import at_steps
 
-LARGE, USUAL = 6.0, 1.0  # alpha
 MEMORISED, FITTED = 0.95, 0.99  # train accuracy
 
 
 def when_memorised(tables: Tables, alpha: float, memorised: float = MEMORISED) -> pd.Series:
     """Test accuracy at the first logged step with that train accuracy, a value a seed."""
-    curves = tables["_curves"].query("alpha == @alpha")
+    curves = tables["curves"].query("alpha == @alpha")
     return at_steps(curve(curves, "test", "accuracy"), first_reached(curves, "train", "accuracy", memorised))
 
 
 def final(tables: Tables, alpha: float) -> pd.Series:
     """Test accuracy at the end."""
-    return at_the_end(curve(tables["_curves"].query("alpha == @alpha"), "test", "accuracy"))
+    return at_the_end(curve(tables["curves"].query("alpha == @alpha"), "test", "accuracy"))
 
 
 def rise(tables: Tables, alpha: float) -> pd.Series:
@@ -33,11 +33,11 @@ def rise(tables: Tables, alpha: float) -> pd.Series:
 
 def critical_ratio(tables: Tables, statistic: str) -> pd.Series:
     """Critical norm at the largest training set over that at the smallest."""
-    return last_over_first(landscapes.critical_by_size(landscapes.maps_of(tables), "imdb", "error", statistic))
+    return last_over_first(landscapes.critical_by_size(tables["maps"], "imdb", "error", statistic))
 
 
 def lowest(tables: Tables, n: int, statistic: str) -> pd.Series:
-    return pick(landscapes.of_size(landscapes.maps_of(tables), n), "imdb", "test", "error", statistic).min()
+    return pick(landscapes.of_size(tables["maps"], n), "imdb", "test", "error", statistic).min()
 
 
 RUN, MAPS = "Liu 2023 Fig. 4d", "Liu 2023 Fig. 4a to c"

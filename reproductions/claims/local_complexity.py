@@ -7,13 +7,13 @@ import pandas as pd
 
 from omnigrok.analysis import curve
 from omnigrok.claims import NOTHING, Claim, Tables, at_least, at_most
-from reproductions.robust_runs import first_at, lasts, peak
+from reproductions.claims.curves import first_at, lasts, peak
 
 EARLY = 50  # steps after which the peak is looked for
 
 
 def lc(tables: Tables, what: str, value: float) -> pd.DataFrame:
-    chosen = tables[""].query("varied == @what and setting == @value")
+    chosen = tables["curves"].query("varied == @what and setting == @value")
     return curve(chosen, "probe", "lc_train")
 
 
@@ -28,7 +28,7 @@ def halved(tables: Tables, what: str, value: float) -> pd.Series:
 def ratio(tables: Tables, what: str, first: float, second: float) -> pd.Series:
     """Of two such steps. One not reached counts as the last step, which bounds the ratio; two decide nothing."""
     steps = pd.DataFrame({"first": halved(tables, what, first), "second": halved(tables, what, second)})
-    last = tables[""]["step"].max()
+    last = tables["curves"]["step"].max()
     ratios = steps["first"].clip(upper=last) / steps["second"].clip(upper=last)
     return ratios.mask((steps == np.inf).all(axis=1))
 

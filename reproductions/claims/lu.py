@@ -7,14 +7,14 @@ import pandas as pd
 from omnigrok.analysis import critical_alpha, pick, row
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
 from omnigrok.figure import Options
+from reproductions.experiments.lu import ALPHA_8
 from reproductions.paper import cited
 
-ALPHA_8 = 8.0  # where the paper's value on overfitting is stated; not on the log-spaced grid
 INSIDE = (0.017, 9.5)  # neither end of the grid
 
 
 def surface(tables: Tables, task: str, split: str, metric: str, statistic: str = "last") -> pd.DataFrame:
-    return pick(tables[""], task, split, metric, statistic)
+    return pick(tables["landscapes"], task, split, metric, statistic)
 
 
 def mnist(tables: Tables, split: str, statistic: str) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "ts-minimum", "Teacher-student: the reduced test loss is lowest at alpha", FIG2,
             Between(0.6, 1.1, paper=cited("fig2", "derived", "test minimum alpha")),
-            lambda t: critical_alpha(t[""], "teacher_student"),
+            lambda t: critical_alpha(t["landscapes"], "teacher_student"),
         ),
         Claim(
             "ts-wall", "Teacher-student: test loss at alpha = 10 over its minimum", FIG2,
@@ -50,7 +50,7 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "mnist-minimum", "MNIST, N = 200: the reduced test error is lowest at alpha", FIG3,
             Between(0.7, 2, paper=cited("fig3", "derived", "N=200 test minimum alpha")),
-            lambda t: critical_alpha(t[""], "mnist", "error", read),
+            lambda t: critical_alpha(t["landscapes"], "mnist", "error", read),
         ),
         Claim(
             "mnist-lowest", "MNIST, N = 200: lowest reduced test error", FIG3,
@@ -75,11 +75,11 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "imdb-minimum", "IMDb, N = 750: the reduced test error is lowest at alpha", FIG4,
             Between(*INSIDE, paper=cited("fig4", "derived", "N=1000 test minimum alpha")),
-            lambda t: critical_alpha(t[""], "imdb", "error", read),
+            lambda t: critical_alpha(t["landscapes"], "imdb", "error", read),
         ),
         Claim(
             "qm9-minimum", "QM9, N = 50: the reduced test loss is lowest at alpha", FIG5,
             Between(0.7, 2, paper=cited("fig5", "derived", "N=100 test minimum alpha")),
-            lambda t: critical_alpha(t[""], "qm9", statistic=read),
+            lambda t: critical_alpha(t["landscapes"], "qm9", statistic=read),
         ),
     ]  # fmt: skip

@@ -9,15 +9,15 @@ from omnigrok.analysis import basin_width, first_reached, pick, row, value_at
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, at_most
 from omnigrok.figure import Options
 from reproductions import landscapes
+from reproductions.experiments.lu import ALPHA_8
+from reproductions.experiments.mnist import LU, UU
 from reproductions.paper import cited
-
-LU, UU, ALPHA_8 = 200, 8000, 8.0
 
 LEVELS = (0.1, 0.2, 0.3, 0.4)
 
 
 def error(tables: Tables, n: int, split: str, statistic: str) -> pd.DataFrame:
-    return pick(landscapes.of_size(landscapes.maps_of(tables), n), "mnist", split, "error", statistic)
+    return pick(landscapes.of_size(tables["maps"], n), "mnist", split, "error", statistic)
 
 
 def width_correlation(tables: Tables, statistic: str) -> pd.Series:
@@ -26,7 +26,7 @@ def width_correlation(tables: Tables, statistic: str) -> pd.Series:
     def widths(part: pd.DataFrame) -> pd.Series:
         return pick(part, "mnist", "test", "error", statistic).apply(lambda e: basin_width(e.index, e, LEVELS[-1]))
 
-    table = landscapes.per_size(landscapes.maps_of(tables), widths)
+    table = landscapes.per_size(tables["maps"], widths)
     if len(table) < 2:
         return NOTHING
     return table.apply(lambda width: spearmanr(table.index, width).statistic)
@@ -46,29 +46,29 @@ def claims(options: Options) -> list[Claim]:
         Claim(
             "memorises", "First step with train accuracy 1.0", RUN,
             at_most(3000, paper=cited("fig3", "derived", "memorised")),
-            lambda t: first_reached(t["_curves"], "train", "accuracy", 1.0),
+            lambda t: first_reached(t["curves"], "train", "accuracy", 1.0),
         ),
         Claim(
             "chance", "Test accuracy at step 6,000", RUN, at_most(0.25, paper=at("test accuracy", 6_000)),
-            lambda t: value_at(t["_curves"], "test", "accuracy", 6_000),
+            lambda t: value_at(t["curves"], "test", "accuracy", 6_000),
         ),
         Claim(
             "generalises", "Test accuracy at step 60,000", RUN, at_least(0.84, paper=at("test accuracy", 60_000)),
-            lambda t: value_at(t["_curves"], "test", "accuracy", 60_000),
+            lambda t: value_at(t["curves"], "test", "accuracy", 60_000),
         ),
         Claim(
             "norm", "Weight norm at step 20,000", RUN, Between(72.1, 76.1, paper=at("weight norm", 20_000)),
-            lambda t: value_at(t["_curves"], "parameters", "weight_norm", 20_000),
+            lambda t: value_at(t["curves"], "parameters", "weight_norm", 20_000),
         ),
         Claim(
             "plateau", "Test accuracy at step 100,000 (paper preset)", RUN,
             at_least(0.86, paper=at("test accuracy", 100_000)),
-            lambda t: value_at(t["_curves"], "test", "accuracy", 100_000),
+            lambda t: value_at(t["curves"], "test", "accuracy", 100_000),
         ),
         Claim(
             "final-norm", "Weight norm at step 100,000 (paper preset)", RUN,
             Between(48, 56, paper=at("weight norm", 100_000)),
-            lambda t: value_at(t["_curves"], "parameters", "weight_norm", 100_000),
+            lambda t: value_at(t["curves"], "parameters", "weight_norm", 100_000),
         ),
         Claim(
             "lu", "N = 200: test error at alpha = 8", MAPS,

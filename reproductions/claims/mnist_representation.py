@@ -13,7 +13,7 @@ POINTS = {"A": (1.0, 1.0), "B": (3.0, 0.97), "C": (2.5, 0.0)}
 
 
 def critical(tables: Tables, messiness: float, statistic: str) -> pd.Series:
-    part = tables[""].query("messiness == @messiness")
+    part = tables["maps"].query("messiness == @messiness")
     return critical_alpha(part, "mnist_templates", "loss", statistic)
 
 
@@ -23,7 +23,7 @@ def shift(tables: Tables, statistic: str) -> pd.Series:
 
 def along_path(tables: Tables, statistic: str) -> pd.DataFrame:
     """Test loss at alpha = 3 by messiness, seeds across: the way from B to C."""
-    chosen = tables[""].query("split == 'test' and metric == 'loss' and statistic == @statistic and alpha == 3")
+    chosen = tables["maps"].query("split == 'test' and metric == 'loss' and statistic == @statistic and alpha == 3")
     return surface(chosen, "messiness", "seed")
 
 

@@ -12,7 +12,9 @@ FROM = 1_000  # the step that the end is compared with: the training set is inte
 
 def at_the_end_over(tables: Tables, metric: str) -> pd.Series:
     """The last value over that at step FROM, seed by seed."""
-    return ratio(at_the_end(curve(tables[""], "probe", metric)), value_at(tables[""], "probe", metric, FROM))
+    return ratio(
+        at_the_end(curve(tables["curves"], "probe", metric)), value_at(tables["curves"], "probe", metric, FROM)
+    )
 
 
 OWN = "this suite, after Humayun 2024"

@@ -8,35 +8,33 @@ from omnigrok.analysis import critical_alpha, curve, pick, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, at_the_end, ratio
 from omnigrok.figure import Options
 from reproductions import landscapes
+from reproductions.experiments.qm9 import LARGE, MOST, SMALL, USUAL
 from reproductions.paper import cited
-
-LARGE, USUAL = 3.0, 1.0  # alpha
-SMALL, MOST = 50, 1200  # the paper's slices "100" and "3000" of molecules in all, the second about 2,390
 
 
 def at(tables: Tables, alpha: float, split: str, step: int) -> pd.Series:
-    return value_at(tables["_curves"].query("alpha == @alpha"), split, "loss", step)
+    return value_at(tables["curves"].query("alpha == @alpha"), split, "loss", step)
 
 
 def fall_after(tables: Tables, alpha: float, step: int) -> pd.Series:
     """Test loss at a step over its lowest value later on."""
-    test = curve(tables["_curves"].query("alpha == @alpha"), "test", "loss")
+    test = curve(tables["curves"].query("alpha == @alpha"), "test", "loss")
     return ratio(at(tables, alpha, "test", step), test[test.index > step].min())
 
 
 def late(tables: Tables, alpha: float) -> pd.Series:
     """Lowest test loss in the last tenth of the steps: at the very end a run may be in one of Adam's spikes."""
-    test = curve(tables["_curves"].query("alpha == @alpha"), "test", "loss")
+    test = curve(tables["curves"].query("alpha == @alpha"), "test", "loss")
     return test[test.index >= 0.9 * test.index.max()].min()
 
 
 def most_minimum(tables: Tables, statistic: str) -> pd.Series:
-    return critical_alpha(landscapes.of_size(landscapes.maps_of(tables), MOST), "qm9", statistic=statistic)
+    return critical_alpha(landscapes.of_size(tables["maps"], MOST), "qm9", statistic=statistic)
 
 
 def right_wall(tables: Tables, n: int, split: str, statistic: str) -> pd.Series:
     """Reduced loss at the largest norm over the lowest."""
-    losses = pick(landscapes.of_size(landscapes.maps_of(tables), n), "qm9", split, "loss", statistic)
+    losses = pick(landscapes.of_size(tables["maps"], n), "qm9", split, "loss", statistic)
     return ratio(at_the_end(losses), losses.min())
 
 

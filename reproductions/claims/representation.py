@@ -6,12 +6,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from omnigrok.analysis import one_value_each, surface
+from omnigrok.analysis import one_value_each, reduced, stack, surface
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, last_over_first
+from omnigrok.figure import Frames
 from reproductions.paper import cited
 
 CONTOUR = 0.02
 STAR, CROSS = (cited("fig6", "derived", f"{name} norm") for name in ("generalising", "overfitting"))
+
+
+def with_messiness(frames: Frames) -> pd.DataFrame:
+    """Reduced losses of curves by messiness, with a column for it."""
+    parts = []
+    for m, curves in frames.items():
+        part = reduced(curves)
+        parts.append(part[part["metric"] == "loss"].assign(messiness=m))
+    return stack(parts).query("statistic == 'last'")  # "best" in the published code is the last
 
 
 def contour(losses: pd.DataFrame) -> pd.Series:
@@ -43,7 +53,7 @@ def angles(table: pd.DataFrame) -> pd.DataFrame:
 
 def on_the_map(tables: Tables, split: str) -> pd.DataFrame:
     """Losses of the coarse map, each told by norm, messiness and seed."""
-    return one_value_each(tables[""].query("split == @split"), "alpha", "messiness", "seed")
+    return one_value_each(tables["map"].query("split == @split"), "alpha", "messiness", "seed")
 
 
 def lowest(tables: Tables, column: str) -> pd.Series:
@@ -62,7 +72,7 @@ def fitting_norm(tables: Tables, messiness: float) -> pd.Series:
 
 def leaning(tables: Tables) -> pd.Series:
     """Spearman's rank correlation, rounded: of four sizes it is a multiple of 0.2."""
-    theta = angles(tables["_contours"])
+    theta = angles(tables["contours"])
     return theta.apply(lambda column: round(spearmanr(column.index, column).statistic, 6))
 
 

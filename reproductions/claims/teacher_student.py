@@ -9,20 +9,18 @@ import pandas as pd
 
 from omnigrok.analysis import first_reached, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
-from omnigrok.figure import Options, Reading
+from omnigrok.figure import Options
 from omnigrok.task import get_task
 from reproductions.claims import lu
+from reproductions.experiments.teacher_student import LARGE, SMALL
 from reproductions.paper import cited
 
-LARGE, SMALL = 2.0, 0.5  # alpha
 THRESHOLD = 0.95  # accuracy
-KEYS: dict[Reading, str] = {"published": "", "corrected": "_corrected"}  # the tables of the landscapes
-
 DECAYING = (2_000, 20_000)  # steps, about where the paper's log gives the norm
 
 
 def reached(tables: Tables, alpha: float, split: str) -> pd.Series:
-    return first_reached(tables["_curves"].query("alpha == @alpha"), split, "accuracy", THRESHOLD)
+    return first_reached(tables["curves"].query("alpha == @alpha"), split, "accuracy", THRESHOLD)
 
 
 def delay(tables: Tables, alpha: float) -> pd.Series:
@@ -32,7 +30,7 @@ def delay(tables: Tables, alpha: float) -> pd.Series:
 def decay_rate(tables: Tables) -> pd.Series:
     """Rate at which the norm decays, over learning rate times weight decay."""
     spec = get_task("teacher_student").spec
-    chosen = tables["_curves"].query("alpha == @LARGE")
+    chosen = tables["curves"].query("alpha == @LARGE")
     first, last = (value_at(chosen, "parameters", "weight_norm", step) for step in DECAYING)
     rate = ratio(first, last).map(np.log) / (DECAYING[1] - DECAYING[0])
     return rate / (spec.lr * spec.weight_decay)
@@ -44,7 +42,7 @@ SOURCE = "Liu 2023 Fig. 2"
 def claims(options: Options) -> list[Claim]:
     def on_sphere(claim: Claim) -> Claim:
         """The claim on the landscape of the reading."""
-        return dataclasses.replace(claim, measure=lambda t: claim.measure({"": t[KEYS[options.reading]]}))
+        return dataclasses.replace(claim, measure=lambda t: claim.measure({"landscapes": t[options.reading]}))
 
     shared = [on_sphere(claim) for claim in lu.claims(options) if claim.id.startswith("ts-")]
     return [

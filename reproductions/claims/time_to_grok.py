@@ -9,17 +9,19 @@ import pandas as pd
 from scipy import stats
 
 from omnigrok.analysis import TimeLaw, critical_alpha, medians_by, pick, time_law
-from omnigrok.claims import NOTHING, Between, Claim, Tables, at_most, ratio
-from omnigrok.task import get_task
+from omnigrok.claims import Between, Claim, Tables, at_most, ratio
+from omnigrok.task import Thresholds, get_task
+from reproductions.experiments.weight_decay import DOMAINS
 from reproductions.paper import cited
 
-TS_ALPHA, MNIST_ALPHA = 2.0, 7.0
+HALF = Thresholds("accuracy", 0.99, 0.5)  # MNIST's half-rise: its plateau is near 0.9
+THRESHOLDS = {"teacher_student": get_task("teacher_student").thresholds, "mnist": HALF}
 AGREES = 1.25  # factor within which two estimates of the critical norm agree
 
 
 def of_task(tables: Tables, task: str) -> pd.DataFrame:
     """The times of a task's runs; none where the task was not asked for."""
-    return tables[""].query("task == @task")
+    return tables["times"].query("task == @task")
 
 
 def medians(times: pd.DataFrame) -> pd.Series:
@@ -52,16 +54,14 @@ def slope(times: pd.DataFrame) -> float:
 
 def fitted_alpha(times: pd.DataFrame) -> float:
     """The critical norm that the law's slope implies, in units of the default init's."""
-    return TS_ALPHA * fit(times).critical_ratio(get_task("teacher_student").spec.lr)
+    return DOMAINS["teacher_student"].alpha * fit(times).critical_ratio(get_task("teacher_student").spec.lr)
 
 
 def edge_alpha(tables: Tables) -> pd.Series:
     """The largest norm, interpolated in log alpha, at which the held network has the threshold's test accuracy; not a
     number where it has it at none."""
-    if "_landscape" not in tables:
-        return NOTHING
-    threshold = get_task("teacher_student").thresholds.test
-    accuracy = pick(tables["_landscape"], "teacher_student", "test", "accuracy")
+    threshold = THRESHOLDS["teacher_student"].test
+    accuracy = pick(tables["landscape"], "teacher_student", "test", "accuracy")
 
     def edge(column: pd.Series) -> float:
         x, y = np.log(column.index.to_numpy()), column.to_numpy()
@@ -73,7 +73,7 @@ def edge_alpha(tables: Tables) -> pd.Series:
         share = (y[last] - threshold) / (y[last] - y[last + 1])
         return float(np.exp(x[last] + share * (x[last + 1] - x[last])))
 
-    return accuracy.apply(edge)
+    return pd.Series({seed: edge(column) for seed, column in accuracy.items()}, dtype=float)
 
 
 def each_seed(measure: Callable[[pd.DataFrame], float], task: str = "teacher_student") -> Callable[[Tables], pd.Series]:
@@ -88,7 +88,7 @@ def saturation(times: pd.DataFrame) -> float:
 
 def minimum_alpha(tables: Tables) -> pd.Series:
     """The critical norm of the landscape, in units of the default init's."""
-    return critical_alpha(tables["_landscape"], "teacher_student") if "_landscape" in tables else NOTHING
+    return critical_alpha(tables["landscape"], "teacher_student")
 
 
 def over_landscape(tables: Tables, alpha: pd.Series) -> pd.Series:

@@ -13,7 +13,8 @@ from omnigrok.analysis import medians_by, pick
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, last_over_first
 from omnigrok.figure import Options
 from omnigrok.task import Thresholds
-from reproductions import fig_imdb, fig_mnist, fig_qm9, fig_time_to_grok, landscapes
+from reproductions import landscapes
+from reproductions.claims.time_to_grok import HALF
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,15 @@ class Domain:
     """What is measured of a task: the metric of its landscape, and when a run counts as having generalised."""
 
     metric: str
-    sizes: tuple[int, ...]  # of the landscape
-    run_sizes: tuple[int, ...]  # of the free runs
     thresholds: Thresholds | None = None
 
 
 DOMAINS = {
-    "teacher_student": Domain("loss", (25, 50, 100, 400), (50, 100, 400)),
-    "mnist": Domain("error", fig_mnist.SIZES["default"], (300, 1000, 3000), fig_time_to_grok.HALF),
-    "imdb": Domain("error", fig_imdb.SIZES["default"], ()),
-    "qm9": Domain("loss", fig_qm9.SIZES["default"], (16, 50, 200)),
-    "modular": Domain("loss", (300, 480, 660), ()),
+    "teacher_student": Domain("loss"),
+    "mnist": Domain("error", HALF),
+    "imdb": Domain("error"),
+    "qm9": Domain("loss"),
+    "modular": Domain("loss"),
 }
 GENERALISES = 0.5  # test error below which a norm generalises, for the critical size of MNIST
 
@@ -41,14 +40,14 @@ def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
 
 
 def critical(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
-    return landscapes.critical_by_size(of_task(tables[""], task), task, DOMAINS[task].metric, statistic)
+    return landscapes.critical_by_size(of_task(tables["landscapes"], task), task, DOMAINS[task].metric, statistic)
 
 
 def lowest(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
     """Lowest test metric over the norms: sizes down, seeds across."""
     metric = DOMAINS[task].metric
     return landscapes.per_size(
-        of_task(tables[""], task), lambda part: pick(part, task, "test", metric, statistic).min()
+        of_task(tables["landscapes"], task), lambda part: pick(part, task, "test", metric, statistic).min()
     )
 
 
@@ -70,7 +69,7 @@ def critical_size(tables: Tables, statistic: str) -> pd.Series:
 
 def few_over_many(tables: Tables, task: str, measure: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
     """What is measured at the smallest size over that at the largest, seed by seed."""
-    times = of_task(tables["_times"], task) if "_times" in tables else pd.DataFrame({"n_train": []})
+    times = of_task(tables["times"], task)
     if times["n_train"].nunique() < 2:
         return NOTHING
     ends = times[times["n_train"] == times["n_train"].min()], times[times["n_train"] == times["n_train"].max()]

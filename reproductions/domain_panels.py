@@ -1,0 +1,54 @@
+"""Panels of `fig_domains`: the delays, and what is left without a representation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from omnigrok.analysis import critical_alpha, surface
+from omnigrok.claims import Tables
+from omnigrok.panels import band, legend
+from omnigrok.task import get_task
+from reproductions.claims.domains import delay
+
+COLOURS = {
+    "teacher_student": "#0072B2", "mnist": "#E69F00", "imdb": "#009E73", "qm9": "#CC79A7", "modular": "#D55E00",
+}  # fmt: skip
+
+
+def draw_representation(ax: Axes, tables: Tables) -> None:
+    if tables["representation"].empty:
+        ax.set_axis_off()
+        return
+    for task, part in tables["representation"].groupby("task"):
+        name = get_task(str(task)).display_name
+        band(ax, surface(part, "messiness", "seed"), COLOURS[str(task)], name, marker="o", ms=4)
+    ax.set(xlabel="messiness of the representation", ylabel="lowest test loss / a constant's")
+    ax.set_ylim(bottom=0)
+    legend(ax)
+
+
+def draw_delays(ax: Axes, tables: Tables, tasks: Sequence[str]) -> None:
+    for line, task in enumerate(tasks):
+        _delay(ax, tables, task, line)
+    scale = "log" if tables["times"]["delay"].notna().any() else "linear"  # a logarithmic axis needs a number
+    ax.set(xscale=scale, yscale=scale, xlabel="initial norm / critical norm", ylabel="$t_{gen}$ / $t_{mem}$")
+
+
+def _delay(ax: Axes, tables: Tables, task: str, line: int) -> None:
+    """The delays of a task against where its runs start; of those that did not memorise, a line of text."""
+    times, colour, name = tables["times"].query("task == @task"), COLOURS[task], get_task(task).display_name
+    start = times["alpha"].iloc[0] / critical_alpha(tables["landscapes"], task).median()
+    delays = delay(tables, task)
+    known, bound = delays[np.isfinite(delays)], times.query("gen_censored")["delay"]
+    ax.plot([start] * len(known), known, "o", color=colour, alpha=0.6)
+    if len(known) < len(delays):
+        ax.plot([start] * len(bound), bound, "^", mfc="none", color=colour)
+    if delays.notna().any():
+        place = (start, delays.clip(upper=1e4).median())
+        ax.annotate(name, place, xytext=(6, 6), textcoords="offset points", fontsize=8, color=colour)
+    if delays.isna().any():
+        note = f"{name}: {delays.isna().sum()} of {len(delays)} not memorised"
+        ax.annotate(note, (0.02, 0.02 + 0.06 * line), xycoords="axes fraction", fontsize=7, color=colour)

@@ -1,0 +1,31 @@
+"""Networks held on norm spheres, over alphas, training-set sizes and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from omnigrok.figure import Options
+from omnigrok.spec import RunSpec
+from omnigrok.task import get_task
+
+
+def log_grid(low: float, high: float, points: int) -> list[float]:
+    """Alphas at equal ratios."""
+    return [float(f"{alpha:.4g}") for alpha in np.geomspace(low, high, points)]
+
+
+def held(
+    task: str, options: Options, alphas: Sequence[float], sizes: Sequence[int], seeds: int, **changes: object
+) -> list[RunSpec]:
+    """The task's norm-sphere runs over alphas, training-set sizes and seeds."""
+    base = landscape_spec(task, options.preset).replace(**changes)
+    return [base.replace(alpha=alpha, n_train=n, seed=seed) for n in sizes for alpha in alphas for seed in range(seeds)]
+
+
+def landscape_spec(task: str, preset: str) -> RunSpec:
+    """The published landscape of a task that has one."""
+    base = get_task(task).landscape(preset)
+    assert base is not None
+    return base

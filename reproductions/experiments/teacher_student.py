@@ -1,0 +1,29 @@
+"""Teacher and student: the landscape on either sphere, and free runs from a large and a small init."""
+
+from __future__ import annotations
+
+from omnigrok.figure import Options, Reading
+from omnigrok.spec import RunSpec
+from omnigrok.sphere import Sphere
+from omnigrok.task import get_task
+from reproductions.experiments.spheres import held, landscape_spec, log_grid
+
+STEPS = {"quick": 300, "default": 100_000, "paper": 100_000}
+ALPHAS = {"quick": 7, "default": 11, "paper": 21}
+LARGE, SMALL = 2.0, 0.5  # alpha
+
+
+def landscape(options: Options, reading: Reading) -> list[RunSpec]:
+    """Students on the published notebook's sphere, or on that of the norm."""
+    sizes = [options.n_train or landscape_spec("teacher_student", options.preset).n_train]
+    notebook = reading == "published"
+    return held(
+        "teacher_student", options, log_grid(0.1, 10, ALPHAS[options.preset]), sizes, options.seeds,
+        sphere=Sphere(first_twice=notebook, early=notebook),
+    )  # fmt: skip
+
+
+def free(options: Options, alpha: float) -> list[RunSpec]:
+    base = get_task("teacher_student").spec
+    base = base.replace(steps=STEPS[options.preset], n_train=options.n_train or base.n_train, alpha=alpha)
+    return [base.replace(seed=seed) for seed in range(options.seeds)]
