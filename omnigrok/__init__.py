@@ -1,7 +1,20 @@
 """The engine of the Omnigrok reproduction suite: one scaled-init trainer, a store of runs, their analysis.
 
-Nothing here knows a dataset or a figure. Tasks live in ``tasks/`` (or in any package that registers one under
-the entry-point group ``omnigrok.tasks``), figures in ``reproductions/``.
+Nothing here knows a dataset or a figure. Tasks live in ``tasks/`` (in any package that registers one under the
+entry-point group ``omnigrok.tasks``, or in a file of your own), figures in ``reproductions/``. A map of the house:
+
+spec                                       a run: its numbers and its parts
+part, optimizers, schedule, gradients,     the parts, a kind a file
+losses, sphere, changes
+task, data, check                          what is learned, from which data, and whether a task keeps its contract
+runs, trainer, oracle                      R models as rows of one matrix; their training; the same as a plain loop
+batching, sweep, executors, estimate       specs into batches, batches into processes, and what that will cost
+store, files, sealed                       what was measured, kept and resumed
+analysis, claims                           critical norms, times to grok; what a paper says against what was measured
+complexity, robustness, partition,         local complexity, attacks, linear regions: of any torch model, and as probes
+polygons, exported
+figure, panels, style                      what every reproduction shares
+cli, run_cli, model_cli, console, bench    the commands
 """
 
 import os

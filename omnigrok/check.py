@@ -136,7 +136,7 @@ def _neighbours(spec: RunSpec) -> Iterator[RunSpec]:
 def _landscape(task: Task) -> str:
     found = {preset: task.landscape(preset) for preset in ("quick", "default", "paper")}
     if None in found.values():
-        return "none of its own; the spec on the norm sphere stands for it"
+        return "none of its own; figures hold its published run on the norm sphere"
     for preset, spec in found.items():
         assert spec is not None
         if spec.sphere is None or spec.alpha != 1:

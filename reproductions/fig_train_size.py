@@ -6,6 +6,7 @@ generalising takes longer as N falls, absolutely and against memorising, until b
 and dots are seeds; a run that does not get there is an arrow at its last step.
 
 Your own sizes:  python -m reproductions.fig_train_size --tasks mnist --n-train 128,256,512,1024 --out figures/sizes
+Your own task:   python -m reproductions.fig_train_size --tasks my_file:MyTask
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.panels import band, times_panel
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
-from reproductions.claims.train_size import DOMAINS, claims, critical, lowest, of_task
+from reproductions.claims.train_size import DOMAINS, claims, critical, domain, lowest, of_task
 from reproductions.experiments.train_size import free, landscape
 from reproductions.paper import LIU
 
@@ -31,7 +32,7 @@ def sweep(options: Options) -> Groups:
 
 
 def tables(runs: Frames, options: Options) -> Tables:
-    thresholds = {task: DOMAINS[task].thresholds or get_task(task).thresholds for task in runs}
+    thresholds = {task: domain(task).thresholds or get_task(task).thresholds for task in runs}
     times = [grokking_times(groups["free"], thresholds[task]) for task, groups in runs.items()]
     landscapes = [reduced(groups["held"]) for groups in runs.values()]
     return {"landscapes": stack(landscapes), "times": stack(times).drop(columns="run")}
@@ -41,7 +42,7 @@ def draw(tables: Tables, options: Options) -> Figure:
     shape = (3 if len(tables["times"]) else 2, len(options.tasks))
     figure, axes = plt.subplots(*shape, figsize=(0.95 * WIDTH * shape[1], 0.95 * HEIGHT * shape[0]), squeeze=False)
     for (top, middle, *bottom), task in zip(axes.T, options.tasks, strict=True):
-        metric, read = DOMAINS[task].metric, options.statistic
+        metric, read = domain(task).metric, options.statistic
         top.set_title(get_task(task).display_name)
         band(top, critical(tables, task, read), COLOURS["critical"], marker="o", ms=4)
         top.set(yscale="log", ylabel="critical norm $w_c$ ($\\alpha$)")
@@ -76,6 +77,7 @@ FIGURE = Reproduction(
     draw=draw,
     claims=claims,
     compares_sizes=True,
+    any_task=True,
 )
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A task in a file of one's own, outside any package: by its import path in commands, in workers, or as a class."""
 
+import json
 import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from omnigrok import Store, get_task, run_sweep
 from omnigrok import task as task_module
 from omnigrok.check import check_task
 from omnigrok.errors import OmnigrokError
+from reproductions.fig_mnist import FIGURE
 
 DIGITS = """
 import torch
@@ -206,3 +209,22 @@ def test_a_model_that_mixes_its_neighbours_is_told_to_be_trained_alone(folder):
 
     findings = check_task(Mixed())
     assert any("set batchable = False" in finding.text for finding in findings if not finding.ok), findings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["fig_lu", "fig_train_size"])
+def test_figures_draw_it(folder, figure):
+    arguments = (f"reproductions.{figure}", "--preset", "quick", "--tasks", "my_file:Digits", "--seeds", "1")
+    done = command(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    sidecar = json.loads((folder / "figures" / "quick" / f"{figure}.json").read_text())
+    assert sidecar["command"].endswith("--tasks my_file:Digits --seeds 1")
+    table = pd.read_csv(folder / "figures" / "quick" / f"{figure}.csv")
+    assert set(table["task"]) == {"digits"}
+    assert "error" in set(table["metric"])
+    assert {claim["status"] for claim in sidecar["claims"]} == {"NOT RUN"}
+
+
+def test_figures_of_one_dataset_say_what_they_draw(folder, tmp_path):
+    with pytest.raises(OmnigrokError, match="fig_mnist does not draw digits; it draws: mnist"):
+        FIGURE.run(preset="quick", tasks=["my_file:Digits"], out=tmp_path, results=tmp_path)

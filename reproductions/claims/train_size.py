@@ -12,7 +12,7 @@ import pandas as pd
 from omnigrok.analysis import medians_by, pick
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, last_over_first
 from omnigrok.figure import Options
-from omnigrok.task import Thresholds
+from omnigrok.task import Thresholds, get_task
 from reproductions import landscapes
 from reproductions.claims.time_to_grok import HALF
 
@@ -35,17 +35,22 @@ DOMAINS = {
 GENERALISES = 0.5  # test error below which a norm generalises, for the critical size of MNIST
 
 
+def domain(task: str) -> Domain:
+    """What is measured of a task; of one that is not the paper's, the error where it generalises by its accuracy."""
+    return DOMAINS.get(task) or Domain("error" if get_task(task).thresholds.metric == "accuracy" else "loss")
+
+
 def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
     return table[table["task"] == task]
 
 
 def critical(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
-    return landscapes.critical_by_size(of_task(tables["landscapes"], task), task, DOMAINS[task].metric, statistic)
+    return landscapes.critical_by_size(of_task(tables["landscapes"], task), task, domain(task).metric, statistic)
 
 
 def lowest(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
     """Lowest test metric over the norms: sizes down, seeds across."""
-    metric = DOMAINS[task].metric
+    metric = domain(task).metric
     return landscapes.per_size(
         of_task(tables["landscapes"], task), lambda part: pick(part, task, "test", metric, statistic).min()
     )

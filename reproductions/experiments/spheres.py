@@ -10,6 +10,8 @@ from omnigrok.figure import Options
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task
 
+QUICK_STEPS = 200
+
 
 def log_grid(low: float, high: float, points: int) -> list[float]:
     """Alphas at equal ratios."""
@@ -25,7 +27,11 @@ def held(
 
 
 def landscape_spec(task: str, preset: str) -> RunSpec:
-    """The published landscape of a task that has one."""
-    base = get_task(task).landscape(preset)
-    assert base is not None
-    return base
+    """The published landscape of a task; of one that has none, its own run on the norm sphere, without weight decay."""
+    chosen = get_task(task)
+    return chosen.landscape(preset) or shortened(chosen.spec, preset).replace(alpha=1.0, weight_decay=0.0, sphere=True)
+
+
+def shortened(spec: RunSpec, preset: str) -> RunSpec:
+    """A spec of a task that says nothing of presets: at the quick preset its first steps."""
+    return spec.replace(steps=min(spec.steps, QUICK_STEPS)) if preset == "quick" else spec

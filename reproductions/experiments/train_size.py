@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from omnigrok.figure import Options
 from omnigrok.spec import RunSpec
+from omnigrok.task import get_task
 from reproductions.experiments import imdb, mnist, qm9, spheres, weight_decay
 from reproductions.experiments.lu import ALPHA_8
 
@@ -33,19 +34,34 @@ SIZES = {
 }
 
 
+def sizes(task: str) -> Sizes:
+    """The sizes of a task; of one that is not the paper's, shares of its published one."""
+    if task in SIZES:
+        return SIZES[task]
+    n = get_task(task).spec.n_train
+    shares = tuple(sorted({max(1, n // k) for k in (8, 4, 2, 1)}))
+    return Sizes(shares, free=shares, quick=(shares[0], shares[-1]))
+
+
 def landscape(options: Options, task: str) -> list[RunSpec]:
     """The runs of the domain's own maps, and at other sizes runs like them."""
     quick = options.preset == "quick"
-    sizes = options.sizes or (SIZES[task].quick if quick else SIZES[task].landscape)
+    chosen = options.sizes or (sizes(task).quick if quick else sizes(task).landscape)
     if task in OWN_MAPS and options.preset != "paper":
-        return [spec for spec in OWN_MAPS[task](options, sizes) if spec.alpha != ALPHA_8]  # which is off the grid
-    return spheres.held(task, options, spheres.log_grid(0.1, 10, ALPHAS[options.preset]), sizes, options.seeds)
+        return [spec for spec in OWN_MAPS[task](options, chosen) if spec.alpha != ALPHA_8]  # which is off the grid
+    return spheres.held(task, options, spheres.log_grid(0.1, 10, ALPHAS[options.preset]), chosen, options.seeds)
 
 
 def free(options: Options, task: str) -> list[RunSpec]:
-    """The free runs of QM9 and of one weight decay, at several sizes; none of domains without."""
-    if not SIZES[task].free:
+    """The free runs of QM9, of one weight decay and of other tasks' own, at several sizes; none of domains without."""
+    if not sizes(task).free:
         return []
-    known = qm9.free(options, qm9.LARGE) if task == "qm9" else weight_decay.at(options, task, FREE_DECAY[task])
-    sizes = options.sizes or (SIZES[task].quick if options.preset == "quick" else SIZES[task].free)
-    return [spec.replace(n_train=n) for n in sizes for spec in known[:SEEDS]]
+    if task == "qm9":
+        known = qm9.free(options, qm9.LARGE)
+    elif task in FREE_DECAY:
+        known = weight_decay.at(options, task, FREE_DECAY[task])
+    else:
+        own = spheres.shortened(get_task(task).spec, options.preset)
+        known = [own.replace(seed=seed) for seed in range(options.seeds)]
+    chosen = options.sizes or (sizes(task).quick if options.preset == "quick" else sizes(task).free)
+    return [spec.replace(n_train=n) for n in chosen for spec in known[:SEEDS]]
