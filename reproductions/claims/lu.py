@@ -30,23 +30,28 @@ FIG2, FIG3 = "Liu 2023 Fig. 2", "Liu 2023 Fig. 3"
 FIG4, FIG5 = "Liu 2023 Fig. 4", "Liu 2023 Fig. 5"
 
 
+TEACHER_STUDENT = [
+    Claim(
+        "ts-minimum", "Teacher-student: the reduced test loss is lowest at alpha", FIG2,
+        Between(0.6, 1.1, paper=cited("fig2", "derived", "test minimum alpha")),
+        lambda t: critical_alpha(t["landscapes"], "teacher_student"),
+    ),
+    Claim(
+        "ts-wall", "Teacher-student: test loss at alpha = 10 over its minimum", FIG2,
+        at_least(1e5, paper=cited("fig2", "derived", "wall")), ts_wall,
+    ),
+    Claim(
+        "ts-floor", "Teacher-student: highest train loss for alpha >= 0.63", FIG2,
+        at_most(1e-5, paper=cited("fig2", "derived", "highest train loss")),
+        lambda t: surface(t, "teacher_student", "train", "loss")[0.63:].max(),
+    ),
+]  # fmt: skip
+
+
 def claims(options: Options) -> list[Claim]:
     read = options.statistic
     return [
-        Claim(
-            "ts-minimum", "Teacher-student: the reduced test loss is lowest at alpha", FIG2,
-            Between(0.6, 1.1, paper=cited("fig2", "derived", "test minimum alpha")),
-            lambda t: critical_alpha(t["landscapes"], "teacher_student"),
-        ),
-        Claim(
-            "ts-wall", "Teacher-student: test loss at alpha = 10 over its minimum", FIG2,
-            at_least(1e5, paper=cited("fig2", "derived", "wall")), ts_wall,
-        ),
-        Claim(
-            "ts-floor", "Teacher-student: highest train loss for alpha >= 0.63", FIG2,
-            at_most(1e-5, paper=cited("fig2", "derived", "highest train loss")),
-            lambda t: surface(t, "teacher_student", "train", "loss")[0.63:].max(),
-        ),
+        *TEACHER_STUDENT,
         Claim(
             "mnist-minimum", "MNIST, N = 200: the reduced test error is lowest at alpha", FIG3,
             Between(0.7, 2, paper=cited("fig3", "derived", "N=200 test minimum alpha")),

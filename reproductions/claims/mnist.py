@@ -36,40 +36,46 @@ SIGNIFICANT = 0.738  # Spearman's rho with p < 0.05 for 8 sizes
 RUN, MAPS = "Liu 2023 Fig. 3d", "Liu 2023 Fig. 3a to c"
 
 
+def at(name: str, step: int) -> float:
+    """The paper's value of its grokking run at a step."""
+    return cited("fig3", "grokking", name, step)
+
+
+GROKKING = [
+    Claim(
+        "memorises", "First step with train accuracy 1.0", RUN,
+        at_most(3000, paper=cited("fig3", "derived", "memorised")),
+        lambda t: first_reached(t["curves"], "train", "accuracy", 1.0),
+    ),
+    Claim(
+        "chance", "Test accuracy at step 6,000", RUN, at_most(0.25, paper=at("test accuracy", 6_000)),
+        lambda t: value_at(t["curves"], "test", "accuracy", 6_000),
+    ),
+    Claim(
+        "generalises", "Test accuracy at step 60,000", RUN, at_least(0.84, paper=at("test accuracy", 60_000)),
+        lambda t: value_at(t["curves"], "test", "accuracy", 60_000),
+    ),
+    Claim(
+        "norm", "Weight norm at step 20,000", RUN, Between(72.1, 76.1, paper=at("weight norm", 20_000)),
+        lambda t: value_at(t["curves"], "parameters", "weight_norm", 20_000),
+    ),
+    Claim(
+        "plateau", "Test accuracy at step 100,000 (paper preset)", RUN,
+        at_least(0.86, paper=at("test accuracy", 100_000)),
+        lambda t: value_at(t["curves"], "test", "accuracy", 100_000),
+    ),
+    Claim(
+        "final-norm", "Weight norm at step 100,000 (paper preset)", RUN,
+        Between(48, 56, paper=at("weight norm", 100_000)),
+        lambda t: value_at(t["curves"], "parameters", "weight_norm", 100_000),
+    ),
+]  # fmt: skip
+
+
 def claims(options: Options) -> list[Claim]:
     read = options.statistic
-
-    def at(name: str, step: int) -> float:
-        return cited("fig3", "grokking", name, step)
-
     return [
-        Claim(
-            "memorises", "First step with train accuracy 1.0", RUN,
-            at_most(3000, paper=cited("fig3", "derived", "memorised")),
-            lambda t: first_reached(t["curves"], "train", "accuracy", 1.0),
-        ),
-        Claim(
-            "chance", "Test accuracy at step 6,000", RUN, at_most(0.25, paper=at("test accuracy", 6_000)),
-            lambda t: value_at(t["curves"], "test", "accuracy", 6_000),
-        ),
-        Claim(
-            "generalises", "Test accuracy at step 60,000", RUN, at_least(0.84, paper=at("test accuracy", 60_000)),
-            lambda t: value_at(t["curves"], "test", "accuracy", 60_000),
-        ),
-        Claim(
-            "norm", "Weight norm at step 20,000", RUN, Between(72.1, 76.1, paper=at("weight norm", 20_000)),
-            lambda t: value_at(t["curves"], "parameters", "weight_norm", 20_000),
-        ),
-        Claim(
-            "plateau", "Test accuracy at step 100,000 (paper preset)", RUN,
-            at_least(0.86, paper=at("test accuracy", 100_000)),
-            lambda t: value_at(t["curves"], "test", "accuracy", 100_000),
-        ),
-        Claim(
-            "final-norm", "Weight norm at step 100,000 (paper preset)", RUN,
-            Between(48, 56, paper=at("weight norm", 100_000)),
-            lambda t: value_at(t["curves"], "parameters", "weight_norm", 100_000),
-        ),
+        *GROKKING,
         Claim(
             "lu", "N = 200: test error at alpha = 8", MAPS,
             at_least(0.6, paper=cited("fig3", "slice N=200", "test error", 8)),

@@ -44,9 +44,8 @@ def claims(options: Options) -> list[Claim]:
         """The claim on the landscape of the reading."""
         return dataclasses.replace(claim, measure=lambda t: claim.measure({"landscapes": t[options.reading]}))
 
-    shared = [on_sphere(claim) for claim in lu.claims(options) if claim.id.startswith("ts-")]
     return [
-        *shared,
+        *map(on_sphere, lu.TEACHER_STUDENT),
         Claim(
             "memorises", "alpha = 2: first step with train accuracy 0.95", SOURCE,
             at_most(1_000, paper=cited("fig2", "derived", "memorised")), lambda t: reached(t, LARGE, "train"),
