@@ -220,7 +220,7 @@ class Reproduction:
             **_record(specs, options.seeds, store, device, start),
         }
         self._write(out, tables, options, sidecar)
-        print_outcome(out / self.name, sidecar["claims"], options.missing)
+        _print_outcome(out / self.name, sidecar["claims"], options.missing)
         return out
 
     def specs(self, preset: str, store: Store) -> list[RunSpec]:
@@ -351,7 +351,7 @@ def write_gallery(out: Path) -> None:
         temporary.write_text("\n".join(parts))
 
 
-def print_outcome(path: Path, claims: Sequence[dict[str, Any]], missing: Mapping[str, str]) -> None:
+def _print_outcome(path: Path, claims: Sequence[dict[str, Any]], missing: Mapping[str, str]) -> None:
     """A line a claim, a line a task without data, and where the files are."""
     for claim in claims:
         expected = claim["expected"]["text"]

@@ -1,1 +1,4 @@
-"""One script a paper figure: its sweep, its table, its drawing, its claims. ``python -m reproductions.fig_lu``."""
+"""One script a paper figure: its groups of runs, its tables, its picture. ``python -m reproductions.fig_lu``.
+
+Which networks are trained is in ``experiments/``, what is measured of them and expected in ``claims/``.
+"""

@@ -18,7 +18,8 @@ from omnigrok.claims import Tables
 from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.style import HEIGHT, WIDTH
 from reproductions.claims.adversarial_training import CLAIMS
-from reproductions.experiments.robust import ALPHA, HUMAYUN, MAIN, adversarial, ordinary
+from reproductions.experiments.robust import ALPHA, MAIN, adversarial, ordinary
+from reproductions.paper import HUMAYUN
 from reproductions.robust_panels import draw_accuracy, draw_complexity
 
 

@@ -25,7 +25,8 @@ from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims.delayed_robustness import CLAIMS
-from reproductions.experiments.robust import CIFAR_EPS, EPS, HUMAYUN, delayed
+from reproductions.experiments.robust import CIFAR_EPS, EPS, delayed
+from reproductions.paper import HUMAYUN
 from reproductions.robust_panels import draw_accuracy, draw_complexity, over_steps
 
 

@@ -17,7 +17,7 @@ from omnigrok.figure import Frames, Groups, Options, Reproduction
 from omnigrok.style import HEIGHT, WIDTH
 from reproductions.claims.local_complexity import CLAIMS, lc
 from reproductions.experiments import local_complexity
-from reproductions.experiments.robust import HUMAYUN
+from reproductions.paper import HUMAYUN
 from reproductions.robust_panels import over_steps
 
 COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")

@@ -31,7 +31,8 @@ from omnigrok.store import Store
 from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
-from reproductions.experiments.robust import HUMAYUN, SIZES, partitioned
+from reproductions.experiments.robust import SIZES, partitioned
+from reproductions.paper import HUMAYUN
 from reproductions.robust_panels import over_steps
 
 NUMBERS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 LIU = "Liu, Michaud, Tegmark: Omnigrok: Grokking Beyond Algorithmic Data (ICLR 2023)"
+HUMAYUN = "Humayun, Balestriero, Baraniuk: Deep Networks Always Grok and Here is Why (ICML 2024)"
 
 
 @cache

@@ -12,7 +12,6 @@ from omnigrok.robustness import PGD, RobustnessProbe
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task
 
-HUMAYUN = "Humayun, Balestriero, Baraniuk: Deep Networks Always Grok and Here is Why (ICML 2024)"
 DEPTH, EXAMPLES = 4, 500
 EPS = (0.06, 0.1, 0.2)  # pixels in [0, 1]
 MAIN = 0.1  # the radius that the claims are about
