@@ -78,7 +78,7 @@ def _rows(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
 
 
 def stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One table below the other; those without rows leave no trace, where all are without it is the first."""
+    """One table below the other, without those that have no rows, which would change the types; of none, the first."""
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from omnigrok import sealed
 from omnigrok.claims import known_deviations, read_sidecars
-from omnigrok.figure import Options, flat, grouped
+from omnigrok.figure import Options, flat, grouped, write_outputs
 from omnigrok.partition_probe import PartitionProbe
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
@@ -171,6 +171,19 @@ def test_tables_are_there_without_a_run(name):
     found = figure.tables(grouped(invented(flat(groups)), groups), chosen)
     without = figure.tables(grouped(pd.DataFrame(columns=COLUMNS), groups), chosen)
     assert {key: [*table] for key, table in without.items()} == {key: [*table] for key, table in found.items()}
+
+
+def test_a_group_without_runs_leaves_its_panels_and_its_file_out(tmp_path):
+    figure = FIGURES["fig_mnist"]
+    chosen = options(figure, preset="quick", n_train=30)
+    tables = invented_tables(figure, chosen)
+    picture = figure.draw(tables, chosen)
+    assert [ax.get_title() for ax in picture.axes if ax.get_title()] == [
+        "MNIST, N = 30, $\\alpha$ = 8, weight decay 0.01"
+    ]
+    write_outputs(tmp_path, figure.name, picture, tables, {})
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["fig_mnist_curves.csv"]
+    plt.close(picture)
 
 
 def test_sizes_of_the_users_own_are_compared():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from omnigrok.figure import Options
 from omnigrok.spec import RunSpec
-from reproductions.experiments.robust import complexity_probe, mnist
+from reproductions.experiments.robust import SIZES, mnist
 
 STEPS = {"quick": 20, "default": 10_000, "paper": 100_000}
 VARIED: dict[str, dict[float, Callable[[RunSpec], RunSpec]]] = {
@@ -28,8 +28,7 @@ def with_option(spec: RunSpec, name: str, value: float) -> RunSpec:
 
 def runs(options: Options) -> dict[str, dict[float, list[RunSpec]]]:
     """Runs by what is varied and its value."""
-    quick = options.preset == "quick"
-    base = mnist(quick).replace(steps=STEPS[options.preset], probes=(complexity_probe(quick),))
+    base = mnist(options).replace(steps=STEPS[options.preset], probes=(SIZES[options.preset].complexity,))
     return {
         what: {v: [vary(base).replace(seed=seed) for seed in range(options.seeds)] for v, vary in values.items()}
         for what, values in VARIED.items()
