@@ -8,7 +8,8 @@ part, optimizers, schedule, gradients,     the parts, a kind a file
 losses, sphere, changes
 task, data, check                          what is learned, from which data, and whether a task keeps its contract
 runs, trainer, oracle                      R models as rows of one matrix; their training; the same as a plain loop
-batching, sweep, executors, estimate       specs into batches, batches into processes, and what that will cost
+plan, batching, sweep, executors,          specs into batches, batches into processes, and what that will cost
+estimate
 store, files, sealed                       what was measured, kept and resumed
 analysis, claims                           critical norms, times to grok; what a paper says against what was measured
 complexity, robustness, partition,         local complexity, attacks, linear regions: of any torch model, and as probes

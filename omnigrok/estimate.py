@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 from omnigrok.batching import shortest
+from omnigrok.plan import plan, unique
 from omnigrok.processor import threads
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.sweep import plan, unique
 from omnigrok.task import get_task, task_data
 from omnigrok.trainer import Trainer
 

@@ -8,35 +8,30 @@ processes of one machine work on one store: start the same command several times
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import threading
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import filelock
-import numpy as np
 import pandas as pd
 import torch
 
-from omnigrok.batching import Batching, batching
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
-from omnigrok.processor import cores, threads
+from omnigrok.plan import Batch, check, plan, unique
+from omnigrok.processor import threads
 from omnigrok.progress import Progress
 from omnigrok.provenance import provenance
-from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
 from omnigrok.task import (
-    check_options,
-    check_size,
     data_sha256,
     get_task,
     import_places,
@@ -44,40 +39,12 @@ from omnigrok.task import (
     run_hash,
     task_data,
 )
-from omnigrok.trainer import Trainer, batch_key
+from omnigrok.trainer import Trainer
 
 CHECKPOINT_SECONDS = 30.0
 """At most this much work is lost when a process is killed."""
 WORTH_A_POOL = 30.0
 """Seconds of work below which starting processes costs more than it gains."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Runs that are trained together."""
-
-    specs: tuple[RunSpec, ...]
-    batching: Batching | None
-
-    @property
-    def step_cost(self) -> float:
-        """Estimated seconds of a step of one run: what progress is counted in. One where the size is set by hand."""
-        return self.batching.step_seconds if self.batching else 1.0
-
-    @property
-    def threads(self) -> int:
-        return self.batching.threads if self.batching else 1
-
-    @property
-    def cost(self) -> float:
-        return len(self.specs) * self.specs[0].steps * self.step_cost
-
-    @property
-    def seconds(self) -> float:
-        """Estimated seconds with its evaluations, without its probes; zero where the size is set by hand."""
-        spec = self.specs[0]
-        evaluations = len(evaluation_steps(spec.steps, spec.evaluation_density))
-        return self.batching.seconds(spec.steps, evaluations, len(self.specs)) if self.batching else 0.0
 
 
 def run_sweep(
@@ -141,62 +108,88 @@ def train_in_turn(
     last batch of a sweep. Arguments and errors as of `run_sweep`.
     """
     keep_freed_memory()
-    planned: set[str] = set()
-    batches: list[Batch] = []
-    turns: list[int] = []  # the sweep of each batch
-    for turn, specs in enumerate(sweeps):
-        store.delete_finished_checkpoints(specs)
-        new = plan(specs, store, device, runs_per_batch, workers, after=planned)
-        new.sort(key=lambda batch: batch.cost, reverse=True)  # the longest first, so that all end together
-        planned |= {run_hash(spec) for batch in new for spec in batch.specs}
-        batches += new
-        turns += [turn] * len(new)
-    wanted = {run_hash(spec) for sweep in sweeps for spec in sweep}
-    if show_progress and len(wanted) > len(planned):
-        print(f"{len(wanted - planned)} of {len(wanted)} runs are from the store {store.root}", file=sys.stderr)
-    total = sum(batch.cost for batch in batches)
+    batches, turns = _planned(sweeps, store, device, runs_per_batch, workers)
+    _say_what_is_known(sweeps, batches, store, show_progress)
     small = runs_per_batch is None and sum(batch.seconds for batch in batches) < WORTH_A_POOL
-    label = "training " + ", ".join(sorted({b.specs[0].task for b in batches}))
+    label = "training " + ", ".join(sorted({batch.specs[0].task for batch in batches}))
+    total = sum(batch.cost for batch in batches)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(total, label, show=show_progress and bool(batches)))
         worker = _Worker(store, device, checkpoint_seconds, progress)
         pool_done: Callable[[], float] | None = None
         if executor is None and workers > 1 and len(batches) > 1 and not small:
             executor, pool_done = stack.enter_context(process_pool(min(workers, len(batches))))
-        ended: Iterable[tuple[int, list[RunSpec]]]
-        if executor is None:
-            ended = ((i, worker.train(batch.specs, batch.step_cost, batch.threads)) for i, batch in enumerate(batches))
-        else:
-            root = str(store.root.resolve())  # a cluster's worker has a working folder of its own
-            own = own_places(b.specs[0].task for b in batches)
-            calls = [(root, b.specs, device, checkpoint_seconds, b.step_cost, b.threads, own) for b in batches]
-            ended = completed(executor, train_batch, calls, lambda: progress.set(pool_done()) if pool_done else None)
-        running, turn = Counter(turns), 0
-        deferred: dict[int, list[Batch]] = defaultdict(list)
-
-        def over() -> Iterator[int]:
-            nonlocal turn
-            while turn < len(sweeps) and not running[turn]:
-                worker.wait_for(deferred[turn])
-                if lost := sum(not store.path(spec).is_file() for spec in sweeps[turn]):
-                    place = f"{lost} runs were trained but are not in {store.root}"
-                    raise OmnigrokError(f"{place}: do all workers see that folder?")
-                turn += 1
-                yield turn - 1
-
-        yield from over()
         try:
-            for i, left in ended:
-                if executor is not None and pool_done is None:
-                    progress.advance(batches[i].cost)
-                deferred[turns[i]].append(replace(batches[i], specs=tuple(left)))
-                running[turns[i]] -= 1
-                yield from over()
+            yield from _in_turn(sweeps, batches, turns, worker, _ended(batches, worker, executor, pool_done))
         except BrokenExecutor as error:
             raise OmnigrokError(
                 "a worker was ended from outside, most often for lack of memory: take fewer --workers; finished runs "
                 "and checkpoints are kept"
             ) from error
+
+
+def _planned(
+    sweeps: Sequence[Sequence[RunSpec]], store: Store, device: str, runs_per_batch: int | None, workers: int
+) -> tuple[list[Batch], list[int]]:
+    """The batches of all sweeps, each sweep's longest first so that all end together, and the sweep of each."""
+    planned: set[str] = set()
+    batches: list[Batch] = []
+    turns: list[int] = []
+    for turn, specs in enumerate(sweeps):
+        store.delete_finished_checkpoints(specs)
+        new = plan(specs, store, device, runs_per_batch, workers, after=planned)
+        new.sort(key=lambda batch: batch.cost, reverse=True)
+        planned |= {run_hash(spec) for batch in new for spec in batch.specs}
+        batches += new
+        turns += [turn] * len(new)
+    return batches, turns
+
+
+def _say_what_is_known(sweeps: Sequence[Sequence[RunSpec]], batches: Sequence[Batch], store: Store, show: bool) -> None:
+    wanted = {run_hash(spec) for sweep in sweeps for spec in sweep}
+    known = wanted - {run_hash(spec) for batch in batches for spec in batch.specs}
+    if show and known:
+        print(f"{len(known)} of {len(wanted)} runs are from the store {store.root}", file=sys.stderr)
+
+
+def _ended(
+    batches: Sequence[Batch], worker: _Worker, executor: Executor | None, pool_done: Callable[[], float] | None
+) -> Iterator[tuple[int, list[RunSpec]]]:
+    """Train the batches, here or by an executor's workers; gives the number of each as it ends, and what it left to
+    other processes."""
+    if executor is None:
+        for i, batch in enumerate(batches):
+            yield i, worker.train(batch.specs, batch.step_cost, batch.threads)
+        return
+    root = str(worker.store.root.resolve())  # a cluster's worker has a working folder of its own
+    own = own_places(batch.specs[0].task for batch in batches)
+    calls = [(root, b.specs, worker.device, worker.checkpoint_seconds, b.step_cost, b.threads, own) for b in batches]
+    for i, left in completed(executor, train_batch, calls, lambda: worker.report(pool_done)):
+        if pool_done is None:
+            worker.progress.advance(batches[i].cost)
+        yield i, left
+
+
+def _in_turn(
+    sweeps: Sequence[Sequence[RunSpec]],
+    batches: Sequence[Batch],
+    turns: Sequence[int],
+    worker: _Worker,
+    ended: Iterator[tuple[int, list[RunSpec]]],
+) -> Iterator[int]:
+    """The number of each sweep, in order, once all of its runs are in the store, whoever has trained them."""
+    deferred: dict[int, list[Batch]] = defaultdict(list)
+    running = Counter(turns)
+    for turn, specs in enumerate(sweeps):
+        while running[turn]:
+            i, left = next(ended)
+            deferred[turns[i]].append(replace(batches[i], specs=tuple(left)))
+            running[turns[i]] -= 1
+        worker.wait_for(deferred[turn])
+        if lost := sum(not worker.store.path(spec).is_file() for spec in specs):
+            place = f"{lost} runs were trained but are not in {worker.store.root}"
+            raise OmnigrokError(f"{place}: do all workers see that folder?")
+        yield turn
 
 
 _one_at_a_time = threading.Lock()
@@ -219,68 +212,6 @@ def train_batch(
     with _one_at_a_time:
         import_places(own_tasks)
         return _Worker(Store(root), device, checkpoint_seconds, WorkerProgress()).train(specs, step_cost, number)
-
-
-def check(spec: RunSpec, device: str) -> None:
-    """Raises SpecError where a run cannot be trained: options its task does not know, more examples than there are."""
-    task = get_task(spec.task)
-    check_options(task, spec)
-    check_size(task, spec, task_data(spec, device))
-
-
-def plan(
-    specs: Sequence[RunSpec],
-    store: Store,
-    device: str,
-    runs_per_batch: int | None = None,
-    workers: int = 1,
-    force: bool = False,
-    after: Collection[str] = (),
-) -> list[Batch]:
-    """The batches that are still to be trained, unfinished ones with a checkpoint first; with `force` all, anew.
-
-    Runs that can share a batch are divided among the workers, in batches of at most the measured size. Those whose
-    hashes are in `after` are left out: batches that are trained before have them.
-    """
-    specs = unique(specs)
-    by_hash = {run_hash(spec): spec for spec in specs}
-    missing = {h for h, spec in by_hash.items() if h not in after and (force or not store.finished(spec))}
-    for h, spec in by_hash.items():
-        if h in missing:  # a finished run needs no data
-            check(spec, device)
-
-    def measured(spec: RunSpec, runs: int) -> Batching | None:
-        if runs_per_batch is not None:
-            return None
-        most = max(1, cores() // workers)
-        return batching(get_task(spec.task), spec, task_data(spec, device), device, store, runs, most)
-
-    batches: list[Batch] = []
-    for task in sorted({spec.task for spec in specs}):
-        for _, hashes in [] if force else store.checkpointed_batches(task):
-            if set(hashes) <= missing or (set(hashes) <= set(by_hash) and set(hashes) & missing):
-                batches.append(Batch(tuple(by_hash[h] for h in hashes), measured(by_hash[hashes[0]], len(hashes))))
-                missing -= set(hashes)
-    groups: dict[tuple, list[RunSpec]] = defaultdict(list)
-    for spec in specs:
-        own_data = spec.n_train if get_task(spec.task).data_depends_on_n_train else None
-        groups[(batch_key(spec), own_data)].append(spec)
-    for group in groups.values():
-        if not any(run_hash(spec) in missing for spec in group):
-            continue
-        found = measured(group[0], math.ceil(len(group) / workers))
-        size = found.runs if found else runs_per_batch or 1
-        parts = max(math.ceil(len(group) / size), min(workers, len(group)))
-        for part in np.array_split(np.arange(len(group)), parts):
-            left = tuple(group[i] for i in part if run_hash(group[i]) in missing)
-            if left:
-                batches.append(Batch(left, found))
-    return batches
-
-
-def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """The specs in their order, each once."""
-    return list(dict.fromkeys(specs))
 
 
 @dataclass
@@ -316,6 +247,11 @@ class _Worker:
                 with threads(number):
                     self._train_locked(batch, missing, step_cost)
         return deferred
+
+    def report(self, pool_done: Callable[[], float] | None) -> None:
+        """Show how far a pool's workers are; other executors report when a batch has ended."""
+        if pool_done is not None and isinstance(self.progress, Progress):
+            self.progress.set(pool_done())
 
     def wait_for(self, batches: Iterable[Batch]) -> None:
         """Wait until other processes have finished these runs; take over, batch by batch, what they leave undone."""

@@ -279,7 +279,7 @@ def test_the_vocabulary_is_that_of_the_training_part_only():
 
 
 def test_a_dataset_that_depends_on_the_size_is_not_shared(store):
-    from omnigrok.sweep import plan
+    from omnigrok.plan import plan
 
     _, spec, _ = real("qm9", n_train=4, steps=1)
     batches = plan([spec.replace(seed=s, n_train=n, batch_size=2) for n in (4, 6) for s in (0, 1)], store, "cpu", 8)

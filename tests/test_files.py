@@ -21,9 +21,9 @@ from omnigrok import batching, files, run_sweep, sealed
 from omnigrok import store as store_module
 from omnigrok.cli import cli
 from omnigrok.errors import CorruptFileError, NewerFileError, OmnigrokError
+from omnigrok.estimate import describe
 from omnigrok.files import atomic
 from omnigrok.store import FORMAT_KEY, HOST_KEY, RUN_KEY, SHA256_KEY, read_run
-from omnigrok.sweep import describe
 from tasks import qm9
 
 MEASURED = pd.DataFrame(

@@ -12,9 +12,9 @@ from omnigrok import task as task_module
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.gradients import Clip
 from omnigrok.oracle import train
+from omnigrok.plan import plan
 from omnigrok.runs import scaled_model
 from omnigrok.store import Store
-from omnigrok.sweep import plan
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 from tasks.teacher_student import TeacherStudent

@@ -26,10 +26,11 @@ from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.estimate import describe
 from omnigrok.executors import WorkerProgress, process_pool
 from omnigrok.optimizers import AdamW
+from omnigrok.plan import plan
 from omnigrok.runs import scaled_model
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
-from omnigrok.sweep import plan, train_in_turn
+from omnigrok.sweep import train_in_turn
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 

@@ -12,10 +12,10 @@ from omnigrok import RunSpec, Store, get_task, run_sweep
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
 from omnigrok.oracle import train, weight_norm
+from omnigrok.plan import plan
 from omnigrok.runs import scaled_model
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
-from omnigrok.sweep import plan
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import BatchOrder, Trainer
 
