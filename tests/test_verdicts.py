@@ -31,9 +31,9 @@ def committed(name):
     figure = FIGURES[name]
     chosen = Options(preset="quick", tasks=(figure.tasks()[0],), seeds=1)
     tables = figure.tables(grouped(pd.DataFrame(columns=COLUMNS), figure.sweep(chosen)), chosen)
-    return {
-        key: pd.read_csv(COMMITTED / file, dtype={"alpha": float}) for key, file in file_names(name, tables).items()
-    }
+    files = file_names(name, tables)
+    assert set(files.values()) == {file for file in sidecar(name)["files"] if file.endswith(".csv")}
+    return {key: pd.read_csv(COMMITTED / file, dtype={"alpha": float}) for key, file in files.items()}
 
 
 def of_task(tables, task):
