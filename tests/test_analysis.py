@@ -28,6 +28,7 @@ from omnigrok.analysis import (
     pick,
     reduced,
     row,
+    stack,
     surface,
     time_law,
     value_at,
@@ -440,3 +441,13 @@ def test_a_minimum_that_rounding_hides_lies_between_its_neighbours():
         assert argmin_alpha([0.1, 1, 10], [above, bottom, bottom]) == pytest.approx(math.sqrt(10))
         assert argmin_alpha([0.1, 1, 10], [above, bottom, above]) == pytest.approx(1)
     assert argmin_alpha([1, 2, 8], [4, 1, 2]) == pytest.approx(math.exp(math.log(2) * (0.5 + 3 / 3.5 * 1.5)))
+
+
+def test_tables_without_rows_do_not_change_the_types_of_the_others():
+    first, second = pd.DataFrame({"n": [1], "censored": [True]}), pd.DataFrame({"n": [2], "censored": [False]})
+    without = pd.DataFrame(columns=["n", "censored"])
+    found = stack([without, first, without, second])
+    assert found.to_dict("list") == {"n": [1, 2], "censored": [True, False]}
+    assert [*found.dtypes] == [int, bool]
+    assert [*found.index] == [0, 1]
+    assert [*stack([without, without]).columns] == ["n", "censored"]
