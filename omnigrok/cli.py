@@ -14,7 +14,7 @@ from omnigrok import console
 from omnigrok.errors import CorruptFileError, OmnigrokError
 from omnigrok.model_cli import complexity, partition
 from omnigrok.run_cli import check, run_task
-from omnigrok.task import available_tasks, get_task
+from omnigrok.task import get_task, installed_tasks
 
 
 def main() -> None:
@@ -40,13 +40,12 @@ for command in (run_task, check, complexity, partition):
 @cli.command("tasks")
 def list_tasks() -> None:
     """List the tasks with their citation and the published run that is their default."""
-    for name in available_tasks():
-        task = get_task(name)
+    for task in installed_tasks():
         spec = task.spec
         batch = "full batch" if spec.batch_size is None else f"batches of {spec.batch_size}"
-        click.echo(f"{name}: {task.display_name} ({task.citation})")
+        click.echo(f"{task.name}: {task.display_name} ({task.citation})")
         click.echo(
-            f"    N = {spec.n_train}, alpha = {spec.alpha:g}, {type(spec.optimizer).__name__} lr {spec.lr:g}, "
+            f"    N = {spec.n_train}, alpha = {spec.alpha:g}, {type(spec.optimizer).__name__.lower()} lr {spec.lr:g}, "
             f"weight decay {spec.weight_decay:g}, {batch}, {spec.steps:,} steps, {spec.dtype}"
         )
         if spec.options:
@@ -147,7 +146,7 @@ def fetch(name: str, folder: Path | None) -> None:
 
 
 def _datasets() -> dict[str, Any]:
-    found = [get_task(name).dataset for name in available_tasks()]
+    found = [task.dataset for task in installed_tasks()]
     return {dataset.name: dataset for dataset in found if dataset is not None}
 
 
@@ -209,7 +208,7 @@ def bench(tasks: tuple[str, ...] | None, sizes: tuple[int, ...], probe: bool, de
         )
         click.echo(hardware)
         return
-    chosen = [get_task(name) for name in tasks or available_tasks()]
+    chosen = [get_task(name) for name in tasks or ()] or installed_tasks()
     tables = []
     for task in chosen:
         click.echo(f"timing {task.name} ...", err=True)

@@ -8,7 +8,7 @@ of the frame's image. The local complexity is the sum over layers, a density of 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,26 +88,29 @@ def local_complexity(
     chosen = layers if layers is not None else activations(model, example)
     shared = layers is None and bool(chosen) and starts_affine(model)
     chunk = chunk_size(model, chosen, example, offsets, shared, memory)
-    counts, positive, negative = [], None, None
     try:
         with torch.no_grad():
-            for part in points.split(chunk):
-                found = extremes(model, chosen, part, offsets, shared)
-                counts.append(torch.stack([changes(low, high) for low, high in found], dim=1))
-                any_positive = [(high > 0).any(dim=0) for _, high in found]
-                any_negative = [(low < 0).any(dim=0) for low, _ in found]
-                positive = any_positive if positive is None else _either(positive, any_positive)
-                negative = any_negative if negative is None else _either(negative, any_negative)
+            return counted(extremes(model, chosen, part, offsets, shared) for part in points.split(chunk))
     finally:
         with contextlib.suppress(NotImplementedError):
             model.train(training)
-    assert positive is not None
-    assert negative is not None
+
+
+def counted(parts: Iterable[list[Extremes]]) -> LocalComplexity:
+    """The counts of all points, from what the pre-activations of some at a time range over."""
+    counts, positive, negative = [], [], []
+    for found in parts:
+        counts.append(torch.stack([changes(low, high) for low, high in found], dim=1))
+        positive.append([(high > 0).any(dim=0) for _, high in found])
+        negative.append([(low < 0).any(dim=0) for low, _ in found])
+    ever_positive, ever_negative = (
+        [torch.stack(layer).any(dim=0) for layer in zip(*some, strict=True)] for some in (positive, negative)
+    )
     return LocalComplexity(
         torch.cat(counts),
-        torch.tensor([p.numel() for p in positive]),
-        torch.tensor([int((~p).sum()) for p in positive]),
-        torch.tensor([int((~n).sum()) for n in negative]),
+        torch.tensor([units.numel() for units in ever_positive]),
+        torch.tensor([int((~units).sum()) for units in ever_positive]),
+        torch.tensor([int((~units).sum()) for units in ever_negative]),
     )
 
 
@@ -297,7 +300,3 @@ class _Operators(TorchDispatchMode):
         if function.overloadpacket in OPERATORS:
             self.seen.append(extremes_of(args[0], self.vertices))
         return function(*args, **(kwargs or {}))
-
-
-def _either(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
-    return [a | b for a, b in zip(first, second, strict=True)]

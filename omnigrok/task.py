@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -268,6 +269,17 @@ def check_size(task: Task, spec: RunSpec, data: TaskData) -> None:
         raise SpecError(f"n_train {spec.n_train} is more than the {data.pool_size} training examples of {task.name}")
 
 
+def installed_tasks() -> list[Task]:
+    """The registered tasks; one that cannot be loaded is named in a warning and left out: it harms no other's use."""
+    found = []
+    for name in available_tasks():
+        try:
+            found.append(get_task(name))
+        except OmnigrokError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
+
+
 def available_tasks() -> list[str]:
     """Names of the registered tasks, in alphabetical order. Imports none of them."""
     return sorted(_registered())
@@ -379,8 +391,22 @@ def _installed(name: str) -> Task:
     try:
         task: Task = entry.load()()
     except Exception as error:
-        raise OmnigrokError(f"the task {name!r} ({entry.value}) cannot be loaded: {first_line(error)}") from error
+        raise OmnigrokError(
+            f"the task {name!r} ({entry.value}) cannot be loaded: {first_line(error)}{_hidden(entry.value)}"
+        ) from error
     return task
+
+
+def _hidden(value: str) -> str:
+    """What to add where a file or folder of the working folder is imported in the place of an entry point's package."""
+    package = value.partition(":")[0].partition(".")[0]
+    module = sys.modules.get(package)
+    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
+    if "." not in value.partition(":")[0] or not any(
+        os.path.dirname(os.path.abspath(place)) == os.getcwd() for place in places if place
+    ):
+        return ""
+    return f"; {package!r} in the working folder hides the package of that name: rename it, or run from another folder"
 
 
 @cache

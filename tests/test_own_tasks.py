@@ -13,6 +13,7 @@ from omnigrok import Store, get_task, run_sweep
 from omnigrok import task as task_module
 from omnigrok.check import check_task
 from omnigrok.errors import OmnigrokError
+from reproductions.experiments import lu
 from reproductions.fig_mnist import FIGURE
 
 DIGITS = """
@@ -126,6 +127,43 @@ def test_what_is_no_task_is_named(folder, path, message):
     finally:
         for name in ("broken", "named", "unnamed"):
             sys.modules.pop(name, None)
+
+
+class Broken:
+    name, value = "broken", "my_package:Broken"
+
+    def load(self):
+        raise ImportError("No module named 'my_package'")
+
+
+def test_a_plug_in_that_cannot_be_imported_harms_nobody_elses_command(monkeypatch):
+    known = {**task_module._registered(), "broken": Broken()}
+    monkeypatch.setattr(task_module, "_registered", lambda: known)
+    with pytest.warns(UserWarning, match=r"left out: the task 'broken' \(my_package:Broken\) cannot be loaded"):
+        found = task_module.installed_tasks()
+    assert {"mnist", "modular"} <= {task.name for task in found}
+    assert "broken" not in {task.name for task in found}
+    assert lu.tasks() == [
+        "teacher_student",
+        "mnist",
+        "imdb",
+        "qm9",
+        "modular",
+    ]  # a plug-in joins only where it is named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hiding", ["tasks.py", "tasks/__init__.py"])
+def test_what_hides_the_suites_tasks_is_said_or_harms_nobody(tmp_path, hiding):
+    place = tmp_path / hiding
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("")
+    done = command("omnigrok", "run", "mnist", "--steps", "1", folder=tmp_path)
+    if hiding == "tasks/__init__.py" and done.returncode == 0:  # an editable install still finds the suite's modules
+        return
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "'tasks' in the working folder hides the package of that name: rename it" in done.stderr
 
 
 def test_an_unknown_name_says_how_to_bring_ones_own():
