@@ -221,6 +221,7 @@ class _Decay:
         theta = self.runs.theta[0]
         self.rates: Float[Tensor, "runs"] = torch.tensor(list(rates), dtype=theta.dtype, device=theta.device)
 
+    @torch.no_grad()
     def __call__(self, lr: float) -> None:
         """Before the step, as torch.optim does it."""
         for i, (matrix, gradient) in enumerate(zip(self.runs.theta, self.runs.gradient_rows(), strict=True)):
@@ -252,7 +253,6 @@ class _Rows:
         for group in self.optimizer.param_groups:
             group["weight_decay"] = 0.0 if apart else rates[0]
 
-    @torch.no_grad()
     def step(self, gradients: Gradients, lr: float) -> None:
         gradients()
         for group in self.optimizer.param_groups:
@@ -284,9 +284,12 @@ class _Muon:
     def decay(self, rates: Sequence[float]) -> None:
         self.by_hand.set(rates)
 
-    @torch.no_grad()
     def step(self, gradients: Gradients, lr: float) -> None:
         gradients()
+        self.move(lr)
+
+    @torch.no_grad()
+    def move(self, lr: float) -> None:
         self.by_hand(lr)
         rows = self.runs.gradient_rows()
         for i, momentum in zip(self.matrices, self.momenta, strict=True):

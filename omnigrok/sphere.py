@@ -69,6 +69,7 @@ class Spheres:
         self.scaled: Bool[Tensor, "tensors runs"] = torch.tensor(
             [[w or not (part and part.of == "weights") for part in spheres] for w in weights], device=like.device
         )
+        self.of_all = bool(self.scaled.all())
         self.counts: Float[Tensor, "tensors runs"] = self.scaled.to(like.dtype)
         for row, part in enumerate(spheres):
             if part and part.first_twice:
@@ -93,7 +94,8 @@ class Spheres:
     def after_step(self) -> None:
         """Back on the sphere: theta <- theta * radius / |theta|."""
         if False in self.held:
-            self._project(self.held[False])
+            for matrix, factors in zip(self.runs.theta, self._factors(self.held[False]), strict=True):
+                matrix.mul_(factors[:, None])
 
     def within_step(self) -> None:
         """The same between forward and backward pass, which then goes through the weights as they are now."""
@@ -114,10 +116,16 @@ class Spheres:
         self.held = {when: rows for when, rows in ((True, early), (False, late)) if rows.any()}
 
     def _project(self, held: Bool[Tensor, "runs"]) -> None:
+        """Unseen by autograd, which may be between its two passes."""
+        for p, factors in zip(self.runs.params.values(), self._factors(held), strict=True):
+            p.data.mul_(factors.view(-1, *[1] * (p.ndim - 1)))
+
+    def _factors(self, held: Bool[Tensor, "runs"]) -> list[Tensor]:
+        """What the rows of each parameter are multiplied by."""
         factors = torch.where(held, self.radius / self._norm(), 1.0)
-        for p, scaled in zip(self.runs.params.values(), self.scaled, strict=True):
-            own = torch.where(scaled, factors, 1.0)
-            p.data.mul_(own.view(-1, *[1] * (p.ndim - 1)))
+        if self.of_all:
+            return [factors] * len(self.scaled)
+        return [torch.where(scaled, factors, 1.0) for scaled in self.scaled]
 
     def _norm(self) -> Float[Tensor, "runs"]:
         return torch.linalg.vector_norm(row_norms(self.runs.theta) * self.counts, dim=0)

@@ -145,11 +145,10 @@ class Trainer:
         self.spheres.after_step()
         self.step += 1
 
-    @torch.enable_grad()
     def gradients(self) -> None:
         """Gradients of all runs where their weights are now; an optimizer may ask for them twice a step."""
         inputs, targets, shared = self.batch()
-        with self._weight_noise():
+        with self._weight_noise() if self.spec.weight_noise is not None else contextlib.nullcontext():
             with self.runs.seeded(self.step):
                 if self.spec.perturbation is not None:
                     inputs, targets = self._per_run(inputs, targets, shared)
@@ -158,9 +157,10 @@ class Trainer:
                 losses = self.losses(inputs, targets, shared=shared)
             self.spheres.within_step()
             self.runs.set_gradients(losses)
-        with torch.no_grad():
-            for part, state in self._gradient_parts:
-                part(self.runs, state, self.step)
+        if self._gradient_parts:
+            with torch.no_grad():
+                for part, state in self._gradient_parts:
+                    part(self.runs, state, self.step)
 
     def batch(self) -> tuple[Inputs, Tensor, bool]:
         """The training batch of the current step: inputs, targets, and whether all runs share it.
@@ -363,9 +363,7 @@ class Trainer:
     @contextlib.contextmanager
     def _weight_noise(self) -> Iterator[None]:
         """The weights are those with the step's noise within, and without it afterwards."""
-        if self.spec.weight_noise is None:
-            yield
-            return
+        assert self.spec.weight_noise is not None
         with torch.no_grad():
             before = [matrix.clone() for matrix in self.runs.theta]
             self.spec.weight_noise(self.runs, self.step)
