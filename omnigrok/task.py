@@ -6,7 +6,6 @@ the entry-point group, and every figure and command that is not tied to one data
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import os
@@ -27,7 +26,7 @@ from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.spec import RunSpec, generator, seed_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from omnigrok.data import Dataset
 
@@ -333,8 +332,8 @@ def _imported(path: str) -> Task:
     module = module.removesuffix(".py").replace("/", ".")
     folder = os.getcwd()
     try:
-        with _on_path(folder):
-            found = importlib.import_module(module)
+        _look_in(folder)
+        found = importlib.import_module(module)
     except Exception as error:
         raise OmnigrokError(f"{module!r} of {path} cannot be imported: {first_line(error)}") from error
     if not hasattr(found, attribute):
@@ -347,12 +346,10 @@ def _imported(path: str) -> Task:
     return _own(task, f"{folder}:{module}:{attribute}", again=True)
 
 
-@contextlib.contextmanager
-def _on_path(folder: str) -> Iterator[None]:
-    """Modules of a folder can be imported within, and what they import later, too, if it lies there."""
+def _look_in(folder: str) -> None:
+    """Let modules of a folder be imported, now and by what they import later."""
     if folder not in sys.path:
         sys.path.append(folder)  # last: what is installed is not hidden by a file of its name
-    yield
 
 
 def own_places(names: Iterable[str]) -> tuple[str, ...]:
@@ -377,8 +374,8 @@ def import_places(places: Iterable[str]) -> None:
     """Make the tasks of another process known to this one."""
     for place in places:
         folder, module, attribute = place.rsplit(":", 2)
-        with _on_path(folder):
-            _imported(f"{module}:{attribute}")
+        _look_in(folder)
+        _imported(f"{module}:{attribute}")
 
 
 @cache
