@@ -7,14 +7,13 @@ spec                                       a run: its numbers and its parts
 part, optimizers, schedule, gradients,     the parts, a kind a file
 losses, sphere, changes
 task, data, check                          what is learned, from which data, and whether a task keeps its contract
-runs, trainer, oracle                      R models as rows of one matrix; their training; the same as a plain loop
+ensemble, trainer, oracle                  R models as rows of one matrix; their training; the same as a plain loop
 plan, batching, sweep, executors,          specs into batches, batches into processes, and what that will cost
 estimate
 store, files, sealed                       what was measured, kept and resumed
 analysis, claims                           critical norms, times to grok; what a paper says against what was measured
-complexity, robustness, partition,         local complexity, attacks, linear regions: of any torch model, and as probes
-polygons, exported
-figure, panels, style                      what every reproduction shares
+probes, exported                           local complexity, attacks, linear regions: of any torch model, and as probes
+figures                                    what every reproduction shares, and what needs matplotlib
 cli, run_cli, model_cli, console, bench    the commands
 """
 

@@ -143,7 +143,7 @@ def measure_sizes(task: Task, spec: RunSpec, data: TaskData, device: str, larges
                 break
             try:
                 trainer = Trainer(task, [spec.replace(seed=s) for s in range(size)], data, device)
-                run_bytes = 4 * sum(p.nbytes for p in trainer.runs.params.values()) // size
+                run_bytes = 4 * sum(p.nbytes for p in trainer.ensemble.params.values()) // size
                 seconds = step_seconds(trainer, SECONDS) / size
                 if seconds <= min(tried.values(), default=seconds):
                     evaluation = shortest(trainer.measure, device, 0.0) / size

@@ -29,12 +29,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from omnigrok.batching import MUCH_SLOWER, timed
-from omnigrok.complexity import ComplexityProbe, activations, changes, extremes, frame
+from omnigrok.ensemble import scaled_model
 from omnigrok.executors import keep_freed_memory
 from omnigrok.gradients import Clip
 from omnigrok.oracle import Examples
+from omnigrok.probes.complexity import ComplexityProbe, activations, changes, extremes, frame
 from omnigrok.processor import flush_denormals
-from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, TaskData, task_data
 from omnigrok.trainer import BatchOrder, Trainer
@@ -183,7 +183,7 @@ def probe_turn(data: TaskData, task: Task, spec: RunSpec, device: str, form: str
     """Seconds of the local complexity of all runs, as a loop or as a probe; the median of three calls after a first."""
     trainer = Trainer(task, [spec.replace(seed=seed) for seed in range(runs)], data, device)
     probe = ComplexityProbe(points=points)
-    models = [trainer.runs.model(r).to(device) for r in range(runs)]
+    models = [trainer.ensemble.model(r).to(device) for r in range(runs)]
     train, test = data.train_inputs[0][:points], data.test_inputs[0][:points]
     offsets = frame(train.shape[1:], probe.directions, probe.radius).to(train)
 

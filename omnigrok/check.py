@@ -95,13 +95,13 @@ def _one_run(task: Task, spec: RunSpec, data: TaskData) -> str:
     loss = trainer.latest("train", "loss")
     if not loss == loss:
         raise OmnigrokError(f"the loss is not a number after {STEPS} steps: a smaller lr or alpha")
-    count = sum(p[0].numel() for p in trainer.runs.params.values())
+    count = sum(p[0].numel() for p in trainer.ensemble.params.values())
     return f"one number an example, {count:,} parameters, all used"
 
 
 def _repeated(task: Task, spec: RunSpec, data: TaskData) -> str:
     first, second = (_trained(task, [spec], data) for _ in range(2))
-    for a, b in zip(first.runs.theta, second.runs.theta, strict=True):
+    for a, b in zip(first.ensemble.theta, second.ensemble.theta, strict=True):
         if not torch.equal(a, b):
             raise OmnigrokError(
                 "the same run gave other weights the second time: something in it draws unseeded numbers"
@@ -117,8 +117,8 @@ def _batched(task: Task, spec: RunSpec, data: TaskData) -> str:
     worst = 0.0
     for r, each in enumerate(specs):
         alone = _trained(task, [each], data)
-        for name, p in alone.runs.params.items():
-            worst = max(worst, float((together.runs.params[name][r] - p[0]).detach().abs().max()))
+        for name, p in alone.ensemble.params.items():
+            worst = max(worst, float((together.ensemble.params[name][r] - p[0]).detach().abs().max()))
     if not worst <= CLOSE:
         raise OmnigrokError(
             f"a run's weights differ by {worst:.1e} alone and in a batch of three: what it computes depends on its "

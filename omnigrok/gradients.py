@@ -13,20 +13,20 @@ from omnigrok.errors import SpecError
 from omnigrok.part import Part
 
 if TYPE_CHECKING:
-    from omnigrok.runs import Runs
+    from omnigrok.ensemble import Ensemble
 
 State = list[Tensor]
 
 
 @dataclass(frozen=True)
 class GradientPart(Part):
-    """Changes `runs.gradient_rows()` in place; `state` is what it keeps from step to step, and a checkpoint with it."""
+    """Changes `ensemble.gradient_rows()` in place; `state` is kept from step to step, and in checkpoints."""
 
-    def state(self, runs: Runs) -> State:
+    def state(self, ensemble: Ensemble) -> State:
         """What it keeps, before the first step."""
         return []
 
-    def __call__(self, runs: Runs, state: State, step: int) -> None:
+    def __call__(self, ensemble: Ensemble, state: State, step: int) -> None:
         raise NotImplementedError
 
 
@@ -41,9 +41,9 @@ class Clip(GradientPart):
             raise SpecError(f"a gradient is clipped at a finite number above 0, got {self.limit!r}")
         object.__setattr__(self, "limit", float(self.limit))
 
-    def __call__(self, runs: Runs, state: State, step: int) -> None:
-        factors = (self.limit / (runs.gradient_norm() + 1e-6)).clamp(max=1.0)
-        for gradient in runs.gradient_rows():
+    def __call__(self, ensemble: Ensemble, state: State, step: int) -> None:
+        factors = (self.limit / (ensemble.gradient_norm() + 1e-6)).clamp(max=1.0)
+        for gradient in ensemble.gradient_rows():
             gradient.mul_(factors[:, None])
 
 
@@ -60,9 +60,9 @@ class GradientNoise(GradientPart):
         if not 0 <= self.sigma < math.inf:
             raise SpecError(f"sigma must be a finite number, 0 or more, got {self.sigma!r}")
 
-    def __call__(self, runs: Runs, state: State, step: int) -> None:
-        for i, gradient in enumerate(runs.gradient_rows()):
-            runs.shaped(gradient, i).add_(runs.noise("gradient noise", step, i), alpha=self.sigma)
+    def __call__(self, ensemble: Ensemble, state: State, step: int) -> None:
+        for i, gradient in enumerate(ensemble.gradient_rows()):
+            ensemble.shaped(gradient, i).add_(ensemble.noise("gradient noise", step, i), alpha=self.sigma)
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Grokfast(GradientPart):
         if not 0 <= self.decay < 1:
             raise SpecError(f"decay must be a number in [0, 1), got {self.decay!r}")
 
-    def state(self, runs: Runs) -> State:
-        return [torch.zeros_like(rows) for rows in runs.theta]
+    def state(self, ensemble: Ensemble) -> State:
+        return [torch.zeros_like(rows) for rows in ensemble.theta]
 
-    def __call__(self, runs: Runs, state: State, step: int) -> None:
-        for gradient, mean in zip(runs.gradient_rows(), state, strict=True):
+    def __call__(self, ensemble: Ensemble, state: State, step: int) -> None:
+        for gradient, mean in zip(ensemble.gradient_rows(), state, strict=True):
             mean.mul_(self.decay).add_(gradient, alpha=1 - self.decay)
             gradient.add_(mean, alpha=self.strength)
 
@@ -102,11 +102,11 @@ class GrokfastWindow(GradientPart):
         if not self.window >= 1:
             raise SpecError(f"window must be 1 or more, got {self.window!r}")
 
-    def state(self, runs: Runs) -> State:
-        return [rows.new_zeros(self.window, *rows.shape) for rows in runs.theta]
+    def state(self, ensemble: Ensemble) -> State:
+        return [rows.new_zeros(self.window, *rows.shape) for rows in ensemble.theta]
 
-    def __call__(self, runs: Runs, state: State, step: int) -> None:
-        for gradient, last in zip(runs.gradient_rows(), state, strict=True):
+    def __call__(self, ensemble: Ensemble, state: State, step: int) -> None:
+        for gradient, last in zip(ensemble.gradient_rows(), state, strict=True):
             last[step % self.window] = gradient
             if step + 1 >= self.window:
                 gradient.add_(last.mean(dim=0), alpha=self.strength)
@@ -121,8 +121,8 @@ class OrthogonalGradient(GradientPart):
 
     same_length: bool = False
 
-    def __call__(self, runs: Runs, state: State, step: int) -> None:
-        for gradient, weight in zip(runs.gradient_rows(), runs.theta, strict=True):
+    def __call__(self, ensemble: Ensemble, state: State, step: int) -> None:
+        for gradient, weight in zip(ensemble.gradient_rows(), ensemble.theta, strict=True):
             length = gradient.norm(dim=1)
             along = (gradient * weight).sum(dim=1) / weight.square().sum(dim=1).clamp(min=1e-30)
             gradient.addcmul_(weight, along[:, None], value=-1)
@@ -144,7 +144,7 @@ class WeightNoise(Part):
         if not 0 <= self.sigma < math.inf:
             raise SpecError(f"sigma must be a finite number, 0 or more, got {self.sigma!r}")
 
-    def __call__(self, runs: Runs, step: int) -> None:
+    def __call__(self, ensemble: Ensemble, step: int) -> None:
         """Add the noise of a step to the weights."""
-        for i, matrix in enumerate(runs.theta):
-            runs.shaped(matrix, i).add_(runs.noise("weight noise", step, i), alpha=self.sigma)
+        for i, matrix in enumerate(ensemble.theta):
+            ensemble.shaped(matrix, i).add_(ensemble.noise("weight noise", step, i), alpha=self.sigma)

@@ -45,7 +45,7 @@ def complexity(
     code, which is run. Or a TorchScript module (.pt, of torch.jit.save): a program that can do what any program can,
     so it takes --run-code-from-file.
     """
-    from omnigrok.complexity import local_complexity
+    from omnigrok.probes.complexity import local_complexity
 
     loaded, points = load_model(model, weights, trusted), load_points(data)
     check_fit(loaded, points, model)
@@ -74,10 +74,10 @@ def partition(model: str, weights: Path | None, trusted: bool, data: Path, half_
     --weights; your code, which is run. A model is a program; it may hold linear and convolution layers, ReLU and
     LeakyReLU, average and max pooling, skip connections and batch normalisation.
     """
-    from omnigrok.panels import partition_figure
-    from omnigrok.partition import Plane
-    from omnigrok.partition import partition as exact
-    from omnigrok.style import use_style
+    from omnigrok.figures.panels import partition_figure
+    from omnigrok.figures.style import use_style
+    from omnigrok.probes.partition import Plane
+    from omnigrok.probes.partition import partition as exact
 
     points = load_points(data).double()
     if len(points) < 3:

@@ -1,7 +1,7 @@
 """Optimizers as parts: what becomes of the gradients of all runs of a batch.
 
-Parameters are rows, one a run (`Runs.theta`), so what torch.optim does number by number is done to all runs at once;
-weight decay may differ from row to row. What needs a matrix's own shape (Muon) takes `Runs.shaped`.
+Parameters are rows, one a run (`Ensemble.theta`), so what torch.optim does number by number is done to all runs at
+once; weight decay may differ from row to row. What needs a matrix's own shape (Muon) takes `Ensemble.shaped`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omnigrok.errors import SpecError
 from omnigrok.part import Part, plain
 
 if TYPE_CHECKING:
-    from omnigrok.runs import Runs
+    from omnigrok.ensemble import Ensemble
 
 Gradients = Callable[[], None]
 """Puts the gradients of all runs, where their weights are now, into the leaves' ``grad``."""
@@ -41,7 +41,7 @@ class Stepper(Protocol):
 class Optimizer(Part):
     """Base of the optimizers."""
 
-    def start(self, runs: Runs, decays: Sequence[float]) -> Stepper:
+    def start(self, ensemble: Ensemble, decays: Sequence[float]) -> Stepper:
         """The optimizer at its first step, on runs with these weight decays."""
         raise NotImplementedError
 
@@ -60,8 +60,8 @@ class Optimizer(Part):
 class _OfTorch(Optimizer):
     """What torch.optim does to each number on its own."""
 
-    def start(self, runs: Runs, decays: Sequence[float]) -> Stepper:
-        return _Rows(self, runs, decays)
+    def start(self, ensemble: Ensemble, decays: Sequence[float]) -> Stepper:
+        return _Rows(self, ensemble, decays)
 
     def of_torch(self, leaves: Iterable[Tensor], weight_decay: float, **how: Any) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -178,8 +178,8 @@ class Muon(Optimizer):
     def canonical(self) -> dict[str, Any]:
         return {"optimizer": super().canonical()}
 
-    def start(self, runs: Runs, decays: Sequence[float]) -> Stepper:
-        return _Muon(self, runs, decays)
+    def start(self, ensemble: Ensemble, decays: Sequence[float]) -> Stepper:
+        return _Muon(self, ensemble, decays)
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ class SAM(Optimizer):
     def canonical(self) -> dict[str, Any]:
         return {"optimizer": super().canonical()}
 
-    def start(self, runs: Runs, decays: Sequence[float]) -> Stepper:
-        return _SAM(self.rho, runs, self.optimizer.start(runs, decays))
+    def start(self, ensemble: Ensemble, decays: Sequence[float]) -> Stepper:
+        return _SAM(self.rho, ensemble, self.optimizer.start(ensemble, decays))
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "muon": Muon, "sam": SAM}
@@ -212,19 +212,19 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": S
 class _Decay:
     """Weight decay row by row: towards zero or towards the init, off the weights or into the gradient."""
 
-    def __init__(self, runs: Runs, rates: Sequence[float], to_init: bool, decoupled: bool) -> None:
-        self.runs, self.decoupled = runs, decoupled
-        self.init = [row.clone() for row in runs.theta] if to_init else None
+    def __init__(self, ensemble: Ensemble, rates: Sequence[float], to_init: bool, decoupled: bool) -> None:
+        self.ensemble, self.decoupled = ensemble, decoupled
+        self.init = [row.clone() for row in ensemble.theta] if to_init else None
         self.set(rates)
 
     def set(self, rates: Sequence[float]) -> None:
-        theta = self.runs.theta[0]
+        theta = self.ensemble.theta[0]
         self.rates: Float[Tensor, "runs"] = torch.tensor(list(rates), dtype=theta.dtype, device=theta.device)
 
     @torch.no_grad()
     def __call__(self, lr: float) -> None:
         """Before the step, as torch.optim does it."""
-        for i, (matrix, gradient) in enumerate(zip(self.runs.theta, self.runs.gradient_rows(), strict=True)):
+        for i, (matrix, gradient) in enumerate(zip(self.ensemble.theta, self.ensemble.gradient_rows(), strict=True)):
             away = matrix if self.init is None else matrix - self.init[i]
             if self.decoupled:
                 matrix.addcmul_(away, (lr * self.rates)[:, None], value=-1)
@@ -235,9 +235,9 @@ class _Decay:
 class _Rows:
     """torch.optim on the leaves; weight decay that differs from row to row, or ends at the init, is done by hand."""
 
-    def __init__(self, part: _OfTorch, runs: Runs, decays: Sequence[float]) -> None:
-        self.part, self.runs = part, runs
-        self.optimizer = part.of_torch(runs.leaves, 0.0, fused=True)
+    def __init__(self, part: _OfTorch, ensemble: Ensemble, decays: Sequence[float]) -> None:
+        self.part, self.ensemble = part, ensemble
+        self.optimizer = part.of_torch(ensemble.leaves, 0.0, fused=True)
         self.to_init = getattr(part, "decay_to", "zero") == "init"
         self.by_hand: _Decay | None = None
         self.decay(decays)
@@ -245,7 +245,7 @@ class _Rows:
     def decay(self, rates: Sequence[float]) -> None:
         apart = len(set(rates)) > 1 or self.to_init
         if apart and self.by_hand is None:
-            self.by_hand = _Decay(self.runs, rates, self.to_init, self.part.decoupled)
+            self.by_hand = _Decay(self.ensemble, rates, self.to_init, self.part.decoupled)
         elif apart and self.by_hand is not None:
             self.by_hand.set(rates)
         else:
@@ -272,14 +272,14 @@ class _Rows:
 
 
 class _Muon:
-    def __init__(self, part: Muon, runs: Runs, decays: Sequence[float]) -> None:
-        self.part, self.runs = part, runs
-        embeddings = runs.embeddings()
-        self.matrices = [i for i, (n, p) in enumerate(runs.params.items()) if p.ndim > 2 and n not in embeddings]
-        self.others = [i for i in range(len(runs.theta)) if i not in self.matrices]
-        self.momenta = [torch.zeros_like(runs.theta[i]) for i in self.matrices]
-        self.adam = Adam(part.betas).of_torch([runs.leaves[i] for i in self.others], 0.0) if self.others else None
-        self.by_hand = _Decay(runs, decays, to_init=False, decoupled=True)
+    def __init__(self, part: Muon, ensemble: Ensemble, decays: Sequence[float]) -> None:
+        self.part, self.ensemble = part, ensemble
+        embeddings = ensemble.embeddings()
+        self.matrices = [i for i, (n, p) in enumerate(ensemble.params.items()) if p.ndim > 2 and n not in embeddings]
+        self.others = [i for i in range(len(ensemble.theta)) if i not in self.matrices]
+        self.momenta = [torch.zeros_like(ensemble.theta[i]) for i in self.matrices]
+        self.adam = Adam(part.betas).of_torch([ensemble.leaves[i] for i in self.others], 0.0) if self.others else None
+        self.by_hand = _Decay(ensemble, decays, to_init=False, decoupled=True)
 
     def decay(self, rates: Sequence[float]) -> None:
         self.by_hand.set(rates)
@@ -291,13 +291,13 @@ class _Muon:
     @torch.no_grad()
     def move(self, lr: float) -> None:
         self.by_hand(lr)
-        rows = self.runs.gradient_rows()
+        rows = self.ensemble.gradient_rows()
         for i, momentum in zip(self.matrices, self.momenta, strict=True):
             momentum.mul_(self.part.momentum).add_(rows[i])
             ahead = rows[i] + self.part.momentum * momentum if self.part.nesterov else momentum
-            shaped = self.runs.shaped(ahead, i).flatten(2)
+            shaped = self.ensemble.shaped(ahead, i).flatten(2)
             scale = max(1.0, shaped.shape[1] / shaped.shape[2]) ** 0.5
-            weight = self.runs.shaped(self.runs.theta[i], i)
+            weight = self.ensemble.shaped(self.ensemble.theta[i], i)
             weight.add_(orthogonal(shaped, self.part.steps).reshape(weight.shape), alpha=-lr * scale)
         if self.adam is not None:
             for group in self.adam.param_groups:
@@ -327,8 +327,8 @@ def orthogonal(matrices: Float[Tensor, "runs n m"], steps: int) -> Float[Tensor,
 
 
 class _SAM:
-    def __init__(self, rho: float, runs: Runs, inner: Stepper) -> None:
-        self.rho, self.runs, self.inner = rho, runs, inner
+    def __init__(self, rho: float, ensemble: Ensemble, inner: Stepper) -> None:
+        self.rho, self.ensemble, self.inner = rho, ensemble, inner
 
     def decay(self, rates: Sequence[float]) -> None:
         self.inner.decay(rates)
@@ -337,14 +337,14 @@ class _SAM:
         def from_above() -> None:
             gradients()
             with torch.no_grad():
-                rows = self.runs.gradient_rows()
-                up = self.rho / (self.runs.gradient_norm() + 1e-12)
-                before = [matrix.clone() for matrix in self.runs.theta]
-                for matrix, row in zip(self.runs.theta, rows, strict=True):
+                rows = self.ensemble.gradient_rows()
+                up = self.rho / (self.ensemble.gradient_norm() + 1e-12)
+                before = [matrix.clone() for matrix in self.ensemble.theta]
+                for matrix, row in zip(self.ensemble.theta, rows, strict=True):
                     matrix.addcmul_(row, up[:, None])
             gradients()
             with torch.no_grad():
-                for matrix, old in zip(self.runs.theta, before, strict=True):
+                for matrix, old in zip(self.ensemble.theta, before, strict=True):
                     matrix.copy_(old)
 
         self.inner.step(from_above, lr)

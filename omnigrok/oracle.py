@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
 from omnigrok.processor import flushed
-from omnigrok.runs import scaled_model
 from omnigrok.spec import RunSpec
 from omnigrok.sphere import Sphere
 from omnigrok.task import Task, TaskData

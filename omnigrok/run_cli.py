@@ -160,9 +160,9 @@ def ends(curves: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 def save_curves(path: Path, specs: list[RunSpec], curves: pd.DataFrame) -> None:
     """A panel a combination, the median and the range of its seeds."""
+    from omnigrok.figures.panels import grokking_panel
+    from omnigrok.figures.style import HEIGHT, WIDTH, use_style
     from omnigrok.files import atomic
-    from omnigrok.panels import grokking_panel
-    from omnigrok.style import HEIGHT, WIDTH, use_style
 
     use_style()
     import matplotlib.pyplot as plt

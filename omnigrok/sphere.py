@@ -15,7 +15,7 @@ from omnigrok.errors import SpecError
 from omnigrok.part import Part
 
 if TYPE_CHECKING:
-    from omnigrok.runs import Runs
+    from omnigrok.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Spheres:
         radius: (runs,) the norm that each run's sphere holds, once it has begun.
     """
 
-    def __init__(self, runs: Runs, spheres: Sequence[Sphere | None]) -> None:
-        self.runs, self.parts = runs, spheres
-        like = runs.theta[0]
-        weights = [p.ndim > 2 for p in runs.params.values()]  # of a matrix of a run, with the axis of runs
+    def __init__(self, ensemble: Ensemble, spheres: Sequence[Sphere | None]) -> None:
+        self.ensemble, self.parts = ensemble, spheres
+        like = ensemble.theta[0]
+        weights = [p.ndim > 2 for p in ensemble.params.values()]  # of a matrix of a run, with the axis of runs
         self.scaled: Bool[Tensor, "tensors runs"] = torch.tensor(
             [[w or not (part and part.of == "weights") for part in spheres] for w in weights], device=like.device
         )
@@ -94,7 +94,7 @@ class Spheres:
     def after_step(self) -> None:
         """Back on the sphere: theta <- theta * radius / |theta|."""
         if False in self.held:
-            for matrix, factors in zip(self.runs.theta, self._factors(self.held[False]), strict=True):
+            for matrix, factors in zip(self.ensemble.theta, self._factors(self.held[False]), strict=True):
                 matrix.mul_(factors[:, None])
 
     def within_step(self) -> None:
@@ -117,7 +117,7 @@ class Spheres:
 
     def _project(self, held: Bool[Tensor, "runs"]) -> None:
         """Unseen by autograd, which may be between its two passes."""
-        for p, factors in zip(self.runs.params.values(), self._factors(held), strict=True):
+        for p, factors in zip(self.ensemble.params.values(), self._factors(held), strict=True):
             p.data.mul_(factors.view(-1, *[1] * (p.ndim - 1)))
 
     def _factors(self, held: Bool[Tensor, "runs"]) -> list[Tensor]:
@@ -128,7 +128,7 @@ class Spheres:
         return [torch.where(scaled, factors, 1.0) for scaled in self.scaled]
 
     def _norm(self) -> Float[Tensor, "runs"]:
-        return torch.linalg.vector_norm(row_norms(self.runs.theta) * self.counts, dim=0)
+        return torch.linalg.vector_norm(row_norms(self.ensemble.theta) * self.counts, dim=0)
 
     def _rows(self, which: Callable[[Sphere], bool]) -> Bool[Tensor, "runs"]:
         return torch.tensor([part is not None and which(part) for part in self.parts], device=self.radius.device)

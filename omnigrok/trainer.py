@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from omnigrok.ensemble import Ensemble, Model
 from omnigrok.errors import SpecError
 from omnigrok.processor import flushed
-from omnigrok.runs import Model, Runs
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec, generator, global_states
 from omnigrok.sphere import Spheres
@@ -93,7 +93,7 @@ class Trainer:
         self.spec = specs[0]
         self.step = 0
         self._measured = -1  # a checkpoint at a logged step may lie before or after its measurement
-        self.runs = Runs(task, specs, device)
+        self.ensemble = Ensemble(task, specs, device)
         self._check_contract()
         self._order = BatchOrder(specs, self.device)
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
@@ -101,12 +101,12 @@ class Trainer:
         self._kept: dict[int, dict[str, Tensor]] = {}
         if len(specs) > 1:
             inputs, targets, shared = self.batch()
-            with self.runs.buffers_kept():
-                self.runs.adopt_layout(self.losses(inputs, targets, shared=shared))
-        self.spheres = Spheres(self.runs, [spec.sphere for spec in specs])
+            with self.ensemble.buffers_kept():
+                self.ensemble.adopt_layout(self.losses(inputs, targets, shared=shared))
+        self.spheres = Spheres(self.ensemble, [spec.sphere for spec in specs])
         self.spheres.begin(0)
-        self.optimizer = self.spec.optimizer.start(self.runs, [spec.weight_decay for spec in specs])
-        self._gradient_parts = [(part, part.state(self.runs)) for part in self.spec.gradient]
+        self.optimizer = self.spec.optimizer.start(self.ensemble, [spec.weight_decay for spec in specs])
+        self._gradient_parts = [(part, part.state(self.ensemble)) for part in self.spec.gradient]
 
     @flushed()
     def train(
@@ -124,7 +124,7 @@ class Trainer:
                 if progress is not None:
                     progress(self.step)
             if self.step in self.spec.keep and self.step not in self._kept:
-                self._kept[self.step] = self.runs.stacked()
+                self._kept[self.step] = self.ensemble.stacked()
             if self.step >= self.spec.steps or (self.step == self._measured and self.stopped()):
                 break
             self.update()
@@ -149,18 +149,18 @@ class Trainer:
         """Gradients of all runs where their weights are now; an optimizer may ask for them twice a step."""
         inputs, targets, shared = self.batch()
         with self._weight_noise() if self.spec.weight_noise is not None else contextlib.nullcontext():
-            with self.runs.seeded(self.step):
+            with self.ensemble.seeded(self.step):
                 if self.spec.perturbation is not None:
                     inputs, targets = self._per_run(inputs, targets, shared)
                     with self._no_global_draws(self.spec.perturbation):
                         inputs, shared = self.spec.perturbation(self, inputs, targets), False
                 losses = self.losses(inputs, targets, shared=shared)
             self.spheres.within_step()
-            self.runs.set_gradients(losses)
+            self.ensemble.set_gradients(losses)
         if self._gradient_parts:
             with torch.no_grad():
                 for part, state in self._gradient_parts:
-                    part(self.runs, state, self.step)
+                    part(self.ensemble, state, self.step)
 
     def batch(self) -> tuple[Inputs, Tensor, bool]:
         """The training batch of the current step: inputs, targets, and whether all runs share it.
@@ -179,7 +179,7 @@ class Trainer:
         def loss(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
             return self.example_losses(model(*inputs), targets).mean()
 
-        losses: Tensor = self.runs.map(loss, inputs, targets, shared=shared)
+        losses: Tensor = self.ensemble.map(loss, inputs, targets, shared=shared)
         return losses
 
     def example_losses(self, outputs: Any, targets: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class Trainer:
     def measure(self) -> None:
         """Log loss and metrics on train and test set, the weight norm, and the probes."""
         self._measured = self.step
-        self._record("parameters", {"weight_norm": self.runs.norm()})
+        self._record("parameters", {"weight_norm": self.ensemble.norm()})
         data = self.data
         self._record("test", self._evaluate(data.test_inputs, data.test_targets))
         sizes = torch.tensor([spec.n_train for spec in self.specs])
@@ -254,7 +254,7 @@ class Trainer:
         return {
             "step": self.step,
             "measured": self._measured,
-            "runs": self.runs.state_dict(),
+            "runs": self.ensemble.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "gradient": [state for _, state in self._gradient_parts],
             "spheres": self.spheres.state_dict(),
@@ -264,7 +264,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.runs.load_state_dict(state["runs"])
+        self.ensemble.load_state_dict(state["runs"])
         for step in sorted({change.step for change in self.spec.changes if change.step < self.step}):
             self._change(step)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -285,17 +285,17 @@ class Trainer:
         """Means over a shared set of examples. Sums are in float64 where the device has it, and divided last."""
         accumulate = widest_dtype(self.device)
         sums: dict[str, Tensor] = {}
-        self.runs.module.eval()
+        self.ensemble.module.eval()
         chunk = self.task.evaluation_chunk
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            values = self.runs.map(
+            values = self.ensemble.map(
                 self._example_metrics, tuple(x[part] for x in inputs), targets[part], shared=True, rows=rows
             )
             for name, value in values.items():
                 total = value.sum(dim=1, dtype=accumulate)
                 sums[name] = sums[name] + total if name in sums else total
-        self.runs.module.train()
+        self.ensemble.module.train()
         return {name: total / len(targets) for name, total in sums.items()}
 
     def _example_metrics(self, model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
@@ -329,15 +329,15 @@ class Trainer:
                 )
             return loss
 
-        self.runs.module.eval()
-        with self.runs.buffers_kept():
-            self.runs.map(check, tuple(x[:examples] for x in inputs), targets[:examples], shared=True)
-        self.runs.module.train()
+        self.ensemble.module.eval()
+        with self.ensemble.buffers_kept():
+            self.ensemble.map(check, tuple(x[:examples] for x in inputs), targets[:examples], shared=True)
+        self.ensemble.module.train()
 
     @contextlib.contextmanager
     def _no_global_draws(self, part: object) -> Iterator[None]:
         """Raises SpecError where a part draws from a global generator: its numbers would be others at each run."""
-        if self.runs.draws:  # a model with dropout does, and is seeded
+        if self.ensemble.draws:  # a model with dropout does, and is seeded
             yield
             return
         before = global_states()
@@ -365,11 +365,11 @@ class Trainer:
         """The weights are those with the step's noise within, and without it afterwards."""
         assert self.spec.weight_noise is not None
         with torch.no_grad():
-            before = [matrix.clone() for matrix in self.runs.theta]
-            self.spec.weight_noise(self.runs, self.step)
+            before = [matrix.clone() for matrix in self.ensemble.theta]
+            self.spec.weight_noise(self.ensemble, self.step)
         yield
         with torch.no_grad():
-            for matrix, old in zip(self.runs.theta, before, strict=True):
+            for matrix, old in zip(self.ensemble.theta, before, strict=True):
                 matrix.copy_(old)
 
     def _per_run(self, inputs: Inputs, targets: Tensor, shared: bool) -> tuple[Inputs, Tensor]:

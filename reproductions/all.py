@@ -20,7 +20,7 @@ import reproductions
 from omnigrok import console
 from omnigrok.claims import KNOWN_HEADING, known_deviations, summary
 from omnigrok.errors import DataUnavailableError
-from omnigrok.figure import Reproduction, preset_option
+from omnigrok.figures.figure import Reproduction, preset_option
 from omnigrok.provenance import default_workers, provenance
 from omnigrok.store import Store
 from omnigrok.sweep import train_in_turn

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from omnigrok.analysis import critical_alpha, surface
 from omnigrok.claims import Tables
-from omnigrok.panels import band, legend
+from omnigrok.figures.panels import band, legend
 from omnigrok.task import get_task
 from reproductions.claims.domains import delay
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.style import HEIGHT, WIDTH
 from reproductions.claims.adversarial_training import CLAIMS
 from reproductions.experiments.robust import ALPHA, MAIN, adversarial, ordinary
 from reproductions.paper import HUMAYUN

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, grokking_times
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import Run, grokking_panels, times_panel
-from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import Run, grokking_panels, times_panel
+from omnigrok.figures.style import HEIGHT, WIDTH
 from omnigrok.task import Thresholds
 from reproductions.claims.degrok import CLAIMS, THRESHOLD
 from reproductions.experiments.modular import BASELINE, CONSTRAINED, base, free, held

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims.delayed_robustness import CLAIMS
 from reproductions.experiments.robust import CIFAR_EPS, EPS, delayed

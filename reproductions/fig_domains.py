@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import grokking_times, reduced, stack
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction, flat
-from omnigrok.panels import legend
-from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction, flat
+from omnigrok.figures.panels import legend
+from omnigrok.figures.style import HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims.domains import CLAIMS, MATCHED, gap, relative_losses, unexplained
 from reproductions.domain_panels import COLOURS, draw_delays, draw_representation

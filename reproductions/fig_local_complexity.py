@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, stack
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.style import HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.style import HEIGHT, WIDTH
 from reproductions.claims.local_complexity import CLAIMS, lc
 from reproductions.experiments import local_complexity
 from reproductions.paper import HUMAYUN

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import legend, lu_panel
-from omnigrok.style import HEIGHT, WIDTH, not_run
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import legend, lu_panel
+from omnigrok.figures.style import HEIGHT, WIDTH, not_run
 from omnigrok.task import get_task
 from reproductions.claims.lu import claims
 from reproductions.experiments import lu

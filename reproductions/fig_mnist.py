@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import Block, Panels, Run, blocks_figure, grokking_panels, legend, lu_panel
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import Block, Panels, Run, blocks_figure, grokking_panels, legend, lu_panel
 from reproductions.claims.mnist import LEVELS, claims
 from reproductions.experiments.mnist import LU, UU, grokking, maps
 from reproductions.landscapes import draw_maps, of_size

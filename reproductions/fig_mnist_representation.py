@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import median_over_seeds, reduced, stack, surface
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import band, legend, map_panel
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import band, legend, map_panel
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from reproductions.claims.mnist_representation import POINTS, claims
 from reproductions.experiments.representation import templates
 from reproductions.paper import LIU

@@ -21,14 +21,14 @@ from torch import Tensor
 from omnigrok import sealed
 from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import partition_panel
-from omnigrok.partition import Partition, partition
-from omnigrok.partition_probe import PartitionProbe
-from omnigrok.runs import scaled_model
+from omnigrok.ensemble import scaled_model
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import partition_panel
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.probes.partition import Partition, partition
+from omnigrok.probes.partition_probe import PartitionProbe
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
 from reproductions.experiments.robust import SIZES, partitioned

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import median_over_seeds
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import map_panel
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import map_panel
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from reproductions.claims.representation import CLAIMS, CONTOUR, CROSS, STAR, angles, contour, with_messiness
 from reproductions.experiments.representation import MAP_PAIRS, toy_map, toy_zooms
 from reproductions.paper import LIU

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import CURVE_FIELDS, pick, reduced
 from omnigrok.claims import Tables
-from omnigrok.figure import READINGS, Frames, Groups, Options, Reproduction
-from omnigrok.panels import Run, grokking_panels, legend, lu_panel
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.figures.figure import READINGS, Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import Run, grokking_panels, legend, lu_panel
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from reproductions.claims.teacher_student import claims
 from reproductions.experiments.teacher_student import LARGE, SMALL, free, landscape
 from reproductions.paper import LIU, paper_panel

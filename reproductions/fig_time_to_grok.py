@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import bootstrap_interval, critical_alpha, grokking_times, reduced, stack
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import legend, times_panel
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import legend, times_panel
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims import time_to_grok as measured
 from reproductions.experiments import teacher_student, weight_decay

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from omnigrok.analysis import grokking_times, reduced, stack
 from omnigrok.claims import Tables
-from omnigrok.figure import Frames, Groups, Options, Reproduction
-from omnigrok.panels import band, times_panel
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
+from omnigrok.figures.panels import band, times_panel
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 from reproductions.claims.train_size import DOMAINS, claims, critical, domain, lowest, of_task
 from reproductions.experiments.train_size import free, landscape

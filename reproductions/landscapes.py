@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from omnigrok.analysis import by_size, critical_alpha
-from omnigrok.figure import Options
-from omnigrok.panels import map_panel
+from omnigrok.figures.figure import Options
+from omnigrok.figures.panels import map_panel
 
 
 def of_size(landscape: pd.DataFrame, n_train: int) -> pd.DataFrame:

@@ -21,9 +21,9 @@ from torch import nn
 
 from omnigrok import console
 from omnigrok.errors import OmnigrokError
-from omnigrok.figure import Options, preset_option
+from omnigrok.figures.figure import Options, preset_option
 from omnigrok.files import atomic
-from omnigrok.robustness import PGD, class_labels, objective_values
+from omnigrok.probes.robustness import PGD, class_labels, objective_values
 from omnigrok.store import Store
 from omnigrok.task import TaskData, get_task, task_data
 from omnigrok.trainer import Trainer
@@ -105,9 +105,9 @@ def main(preset: str, examples: int, results: Path, out: Path) -> None:
         for step, weights in store.weights(spec).items():
             if step < FROM and preset != "quick":
                 continue
-            trainer.runs.load_state_dict({"params": {k: x[None] for k, x in weights.items()}, "buffers": {}})
+            trainer.ensemble.load_state_dict({"params": {k: x[None] for k, x in weights.items()}, "buffers": {}})
             found = with_worst(ours(trainer, data, examples), "all of ours")
-            found |= with_worst(library(trainer.runs.model(0), data, examples), "all of the library's")
+            found |= with_worst(library(trainer.ensemble.model(0), data, examples), "all of the library's")
             rows += [{"seed": spec.seed, "step": step, "attack": k, "accuracy": x} for k, x in found.items()]
             click.echo(f"seed {spec.seed}, step {step:,}: " + ", ".join(f"{k} {x:.3f}" for k, x in found.items()))
     with atomic(out) as temporary:

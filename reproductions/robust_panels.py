@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from omnigrok.analysis import curve
-from omnigrok.panels import band
+from omnigrok.figures.panels import band
 
 SHADES = ("#56B4E9", "#0072B2", "#004466")
 LC_COLOURS = {"train": "#D55E00", "test": "#0072B2", "random": "#7F7F7F"}

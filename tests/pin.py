@@ -18,12 +18,12 @@ from boxes import boxes
 
 import omnigrok.spec
 from omnigrok import RunSpec, available_tasks, get_task
-from omnigrok.complexity import ComplexityProbe
-from omnigrok.figure import PRESETS, READINGS, Options, flat
+from omnigrok.figures.figure import PRESETS, READINGS, Options, flat
 from omnigrok.gradients import Clip
 from omnigrok.optimizers import AdamW
-from omnigrok.partition_probe import PartitionProbe
-from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
+from omnigrok.probes.complexity import ComplexityProbe
+from omnigrok.probes.partition_probe import PartitionProbe
+from omnigrok.probes.robustness import PGD, GaussianNoise, RobustnessProbe
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
 from omnigrok.task import run_hash, task_data

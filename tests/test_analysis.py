@@ -34,7 +34,7 @@ from omnigrok.analysis import (
     value_at,
 )
 from omnigrok.errors import OmnigrokError
-from omnigrok.panels import grokking_panel, lu_panel, times_panel
+from omnigrok.figures.panels import grokking_panel, lu_panel, times_panel
 from omnigrok.spec import RunSpec
 from omnigrok.store import COLUMNS
 from omnigrok.task import Thresholds

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from omnigrok import DataUnavailableError, get_task
-from omnigrok.complexity import ComplexityProbe, local_complexity
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.oracle import train
-from omnigrok.partition import Plane, partition
-from omnigrok.robustness import RobustnessProbe
-from omnigrok.runs import scaled_model
+from omnigrok.probes.complexity import ComplexityProbe, local_complexity
+from omnigrok.probes.partition import Plane, partition
+from omnigrok.probes.robustness import RobustnessProbe
 from omnigrok.task import TaskData
 from omnigrok.trainer import Trainer
 
@@ -54,7 +54,7 @@ def test_cifar10_equals_the_plain_loop(data, base, count):
     for _ in range(base.steps):
         trainer.update()
     for r, spec in enumerate(specs):
-        plain, batched = train(TASK, spec, data), trainer.runs.model(r)
+        plain, batched = train(TASK, spec, data), trainer.ensemble.model(r)
         for one, other in zip(plain.state_dict().values(), batched.state_dict().values(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
@@ -63,10 +63,10 @@ def test_probes_leave_batch_statistics_alone(data):
     trainer = Trainer(TASK, [NORMALISED], data)
     for _ in range(3):
         trainer.update()
-    before = trainer.runs.stacked()
+    before = trainer.ensemble.stacked()
     ComplexityProbe(radius=0.1, directions=5, points=10)(trainer)
     RobustnessProbe(eps=(0.01,), steps=2, examples=10)(trainer)
-    after = trainer.runs.stacked()
+    after = trainer.ensemble.stacked()
     assert all(torch.equal(before[name], after[name]) for name in before)
     statistics = [name for name in before if "running_mean" in name]
     assert statistics

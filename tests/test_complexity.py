@@ -8,8 +8,8 @@ from boxes import boxes
 from torch import nn
 
 from omnigrok import OmnigrokError, get_task
-from omnigrok.complexity import ComplexityProbe, activations, frame, local_complexity, starts_affine
-from omnigrok.runs import scaled_model
+from omnigrok.ensemble import scaled_model
+from omnigrok.probes.complexity import ComplexityProbe, activations, frame, local_complexity, starts_affine
 from omnigrok.spec import generator
 from omnigrok.task import task_data
 from omnigrok.trainer import Trainer

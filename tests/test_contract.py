@@ -14,7 +14,7 @@ from torch import nn
 from omnigrok import RunSpec, Store, Task, TaskData, get_task, run_sweep
 from omnigrok import task as task_module
 from omnigrok.errors import OmnigrokError, SpecError
-from omnigrok.robustness import PGD
+from omnigrok.probes.robustness import PGD
 from omnigrok.task import Thresholds, run_hash, task_data
 from omnigrok.trainer import Trainer
 
@@ -290,7 +290,7 @@ def own_part(module):
 
 
 def test_parts_of_one_name_from_two_modules_are_two_runs():
-    parts = [own_part("omnigrok_attacks"), own_part("my_package.parts"), own_part("omnigrok.robustness")]
+    parts = [own_part("omnigrok_attacks"), own_part("my_package.parts"), own_part("omnigrok.probes.robustness")]
     assert len({Mine.spec.replace(perturbation=part).hash("") for part in parts}) == 3
 
 

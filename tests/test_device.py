@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from omnigrok import DataUnavailableError, get_task
-from omnigrok.complexity import ComplexityProbe
-from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe
+from omnigrok.probes.complexity import ComplexityProbe
+from omnigrok.probes.robustness import PGD, GaussianNoise, RobustnessProbe
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
 from omnigrok.task import task_data
@@ -49,7 +49,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(case):
         pytest.skip(str(error))
     for trainer in trainers:
         trainer.train()
-    for one, other in zip(*(t.runs.params.values() for t in trainers), strict=True):
+    for one, other in zip(*(t.ensemble.params.values() for t in trainers), strict=True):
         torch.testing.assert_close(one, other.cpu(), rtol=0, atol=1e-8)
     for one, other in zip(*(t.frames() for t in trainers), strict=True):
         assert one[["step", "split", "metric"]].equals(other[["step", "split", "metric"]])

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from omnigrok import DataUnavailableError, get_task
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import CorruptFileError
 from omnigrok.gradients import Clip
 from omnigrok.oracle import train
-from omnigrok.runs import scaled_model
 from omnigrok.schedule import Drop
 from omnigrok.task import task_data
 from omnigrok.trainer import BatchOrder, Trainer
@@ -32,7 +32,7 @@ def assert_equals_oracle(task, specs, data, tolerance=1e-8):
     trainer.train()
     for row, spec in enumerate(specs):
         for name, parameter in train(task, spec, data).named_parameters():
-            torch.testing.assert_close(trainer.runs.params[name][row], parameter, rtol=0, atol=tolerance)
+            torch.testing.assert_close(trainer.ensemble.params[name][row], parameter, rtol=0, atol=tolerance)
 
 
 def assert_same_function(task, spec, inputs, targets):
@@ -235,12 +235,14 @@ def test_the_hidden_state_is_carried_within_an_epoch():
         torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.gradient[0].limit)
         optimizer.step()
     for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(trainer.runs.params[name][0], parameter, rtol=0, atol=1e-8)
-    torch.testing.assert_close(trainer.runs.buffers["carried"][0], torch.stack(state), rtol=0, atol=1e-8)
+        torch.testing.assert_close(trainer.ensemble.params[name][0], parameter, rtol=0, atol=1e-8)
+    torch.testing.assert_close(trainer.ensemble.buffers["carried"][0], torch.stack(state), rtol=0, atol=1e-8)
     assert_equals_oracle(task, [spec], data)
     left = train(task, spec.replace(options=SMALL), data)
     assert not torch.allclose(left.linear.weight, plain.linear.weight, atol=1e-6)
-    assert torch.equal(*(trainer.runs.model(0).eval()(data.test_inputs[0][:5]) for _ in range(2)))  # leaves no state
+    assert torch.equal(
+        *(trainer.ensemble.model(0).eval()(data.test_inputs[0][:5]) for _ in range(2))
+    )  # leaves no state
 
 
 def test_clipping_is_per_run(spec):

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from omnigrok.cli import cli
-from omnigrok.complexity import local_complexity
 from omnigrok.errors import OmnigrokError
 from omnigrok.exported import ANYWAY, read_exported
+from omnigrok.probes.complexity import local_complexity
 
 
 class Marker:

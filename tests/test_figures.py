@@ -13,7 +13,7 @@ import yaml
 from omnigrok import DataUnavailableError
 from omnigrok.analysis import CURVE_FIELDS, reduced
 from omnigrok.claims import TABLE_END, TABLE_START, Claim, ClaimError, at_most, markdown_table, read_sidecars
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.spec import TRAINER_VERSION
 from omnigrok.store import COLUMNS
 from omnigrok.task import get_task

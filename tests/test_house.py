@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, TypeCheckError, jaxtyped
 
 import omnigrok
-from omnigrok import robustness
+from omnigrok.probes import robustness
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +53,7 @@ def test_the_types_see_a_name_that_is_not_defined(name, tmp_path):
 def test_dataclasses_are_frozen_but_for_those_that_work():
     """What enters a hash, a cache or another process must not change under it."""
     found = {}
-    for module in map(importlib.import_module, (f"omnigrok.{m.name}" for m in pkgutil.iter_modules(omnigrok.__path__))):
+    for module in map(importlib.import_module, (m.name for m in pkgutil.walk_packages(omnigrok.__path__, "omnigrok."))):
         for name, kind in vars(module).items():
             if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == module.__name__:
                 found[name] = kind.__dataclass_params__.frozen

@@ -15,6 +15,7 @@ from torch import nn
 from omnigrok import Store, run_sweep
 from omnigrok.analysis import grokking_times
 from omnigrok.changes import ChangeAt, Stop
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.gradients import (
     Clip,
@@ -27,7 +28,6 @@ from omnigrok.gradients import (
 from omnigrok.losses import CrossEntropy, SquaredError, StableMax, Temperature
 from omnigrok.optimizers import SAM, SGD, Adam, AdamW, Muon, orthogonal
 from omnigrok.oracle import Stream
-from omnigrok.runs import scaled_model
 from omnigrok.schedule import Cosine, Drop, Warmup
 from omnigrok.spec import generator
 from omnigrok.sphere import Sphere
@@ -106,7 +106,7 @@ MECHANISMS = {
 
 
 def forget_neighbours(trainer, r):
-    return {name: p[r] for name, p in trainer.runs.params.items()}
+    return {name: p[r] for name, p in trainer.ensemble.params.items()}
 
 
 @pytest.mark.parametrize("task", [Boxes(), Embedded()], ids=["boxes", "embedded"])
@@ -119,14 +119,14 @@ def test_a_run_is_the_same_alone_and_in_a_batch(name, task):
         )
         alone = Trainer(task, [original], task.load(original))
         alone.train()
-        for parameter, p in alone.runs.params.items():
-            torch.testing.assert_close(together.runs.params[parameter][r], p[0], rtol=0, atol=1e-12)
+        for parameter, p in alone.ensemble.params.items():
+            torch.testing.assert_close(together.ensemble.params[parameter][r], p[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_every_mechanism_changes_the_run(name):
     plain, changed = trained(), trained(**MECHANISMS[name])
-    moved = max((a - b).abs().max() for a, b in zip(plain.runs.theta, changed.runs.theta, strict=True))
+    moved = max((a - b).abs().max() for a, b in zip(plain.ensemble.theta, changed.ensemble.theta, strict=True))
     assert (moved > 1e-6) == (name != "adamw")
 
 
@@ -145,7 +145,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name, runs):
         resumed = Trainer(task, specs, data)
         resumed.load_state_dict(state)
         resumed.train()
-        for a, b in zip(whole.runs.theta, resumed.runs.theta, strict=True):
+        for a, b in zip(whole.ensemble.theta, resumed.ensemble.theta, strict=True):
             assert torch.equal(a, b)
         for a, b in zip(whole.frames(), resumed.frames(), strict=True):
             assert a.equals(b)
@@ -446,7 +446,7 @@ def test_a_mechanism_is_its_definition(name, task):
     loop = Loop(task, **MECHANISMS[name])
     PLAIN[name](loop)
     trainer = trained(task, **MECHANISMS[name])
-    for (parameter, rows), p in zip(trainer.runs.params.items(), loop.parameters, strict=True):
+    for (parameter, rows), p in zip(trainer.ensemble.params.items(), loop.parameters, strict=True):
         torch.testing.assert_close(rows[1], p.detach(), rtol=0, atol=1e-8, msg=lambda m, n=parameter: f"{n}: {m}")
 
 
@@ -520,8 +520,8 @@ def test_spheres_of_all_kinds_share_a_batch():
     for r, each in enumerate(specs):
         alone = Trainer(task, [each], data)
         alone.train()
-        for name, p in alone.runs.params.items():
-            torch.testing.assert_close(together.runs.params[name][r], p[0], rtol=0, atol=1e-12)
+        for name, p in alone.ensemble.params.items():
+            torch.testing.assert_close(together.ensemble.params[name][r], p[0], rtol=0, atol=1e-12)
     norms = [f.query("metric == 'weight_norm'").set_index("step")["value"] for f in together.frames()]
     assert np.ptp(norms[0]) > 1e-3
     assert np.ptp(norms[1]) < 1e-12

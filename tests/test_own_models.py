@@ -9,11 +9,11 @@ from torch import nn
 
 from omnigrok import get_task, run_sweep
 from omnigrok import task as task_module
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.gradients import Clip
 from omnigrok.oracle import train
 from omnigrok.plan import plan
-from omnigrok.runs import scaled_model
 from omnigrok.store import Store
 from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
@@ -129,10 +129,10 @@ def test_a_weight_that_layers_share_is_one_weight(specs, data, count):
     trainer.train()
     for r, spec in enumerate(specs):
         plain = train(task, spec, data)
-        assert "second.weight" not in trainer.runs.params
+        assert "second.weight" not in trainer.ensemble.params
         for name, parameter in plain.named_parameters():
-            torch.testing.assert_close(trainer.runs.params[name][r], parameter, rtol=0, atol=1e-8)
-        model = trainer.runs.model(r)
+            torch.testing.assert_close(trainer.ensemble.params[name][r], parameter, rtol=0, atol=1e-8)
+        model = trainer.ensemble.model(r)
         torch.testing.assert_close(model(data.test_inputs[0]), plain(data.test_inputs[0]), rtol=0, atol=1e-8)
         with torch.random.fork_rng(devices=[]):
             fresh = Shared().double()
@@ -165,13 +165,13 @@ def test_gradients_that_share_their_memory_are_each_runs_own(specs, data, count)
     trainer.train()
     for r, spec in enumerate(specs[:count]):
         for name, parameter in train(task, spec, data).named_parameters():
-            torch.testing.assert_close(trainer.runs.params[name][r], parameter, rtol=0, atol=1e-8)
+            torch.testing.assert_close(trainer.ensemble.params[name][r], parameter, rtol=0, atol=1e-8)
 
 
 def test_parameters_lie_in_memory_as_their_gradients_come(specs, data):
     """So that no gradient is copied at each step."""
     trainer = Trainer(get_task("teacher_student"), specs, data)
-    runs = trainer.runs
+    runs = trainer.ensemble
     losses = trainer.losses(*trainer.batch()[:2])
     gradients = torch.autograd.grad(losses.sum(), list(runs.params.values()))
     assert [p.stride() for p in runs.params.values()] == [g.stride() for g in gradients]
@@ -182,7 +182,7 @@ def test_parameters_lie_in_memory_as_their_gradients_come(specs, data):
 def test_gradients_are_clipped_as_torch_clips_them(specs, data, count):
     """To the last digit also where a gradient is so short that torch's 1e-6 beside its length counts."""
     trainer = Trainer(get_task("teacher_student"), [s.replace(alpha=1e-3) for s in specs[:count]], data)
-    runs = trainer.runs
+    runs = trainer.ensemble
     runs.set_gradients(1e-4 * trainer.losses(*trainer.batch()[:2]))
     rows = runs.gradient_rows()
     expected = []
@@ -199,7 +199,7 @@ def test_gradients_are_clipped_as_torch_clips_them(specs, data, count):
 
 @pytest.mark.parametrize("kind", ["params", "buffers"])
 def test_weights_of_another_shape_are_refused(specs, data, kind):
-    runs = Trainer(own(Shared), specs, data).runs
+    runs = Trainer(own(Shared), specs, data).ensemble
     state = runs.state_dict()
     name, x = next(iter(state[kind].items()))
     with pytest.raises(ValueError, match=f"its {kind} have other names or shapes"):
@@ -247,9 +247,9 @@ def test_dropout_depends_on_seed_and_step_alone(specs, data):
         resumed.train()
     other = Trainer(task, [specs[0].replace(seed=7)], data)
     other.train()
-    for name, p in whole.runs.params.items():
-        assert torch.equal(p, resumed.runs.params[name])
-        assert not torch.equal(p, other.runs.params[name])
+    for name, p in whole.ensemble.params.items():
+        assert torch.equal(p, resumed.ensemble.params[name])
+        assert not torch.equal(p, other.ensemble.params[name])
 
 
 def test_a_checkpoint_of_another_model_is_not_gone_on_from(tmp_path, specs, data):

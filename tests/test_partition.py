@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from omnigrok import OmnigrokError, get_task
-from omnigrok.partition import Partition, Plane, partition
-from omnigrok.partition_probe import PartitionProbe
-from omnigrok.polygons import distances_to, polygon_area
+from omnigrok.probes.partition import Partition, Plane, partition
+from omnigrok.probes.partition_probe import PartitionProbe
+from omnigrok.probes.polygons import distances_to, polygon_area
 from omnigrok.spec import generator
 from omnigrok.trainer import Trainer
 
@@ -266,7 +266,7 @@ def test_the_probe_says_of_each_run_what_its_own_partition_is(mnist_data, count)
     probe = PartitionProbe()
     logged = probe(trainer)
     for r in range(count):
-        found = partition(trainer.runs.model(r), probe.plane(mnist_data))
+        found = partition(trainer.ensemble.model(r), probe.plane(mnist_data))
         assert logged["regions"][r] == len(found.regions)
         assert logged["boundary_length"][r] == pytest.approx(found.boundary_length())
     assert count == 1 or logged["boundary_length"][0] != logged["boundary_length"][1]

@@ -34,7 +34,7 @@ class Fitting(TeacherStudent):
 def numbers(trainer):
     """Weights, gradients and moments of a trainer."""
     moments = [x for state in trainer.optimizer.optimizer.state.values() for x in state.values()]
-    return [*trainer.runs.theta, *(leaf.grad for leaf in trainer.runs.leaves), *moments]
+    return [*trainer.ensemble.theta, *(leaf.grad for leaf in trainer.ensemble.leaves), *moments]
 
 
 def denormals(tensors):

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 from omnigrok import sealed
 from omnigrok.claims import known_deviations, read_sidecars
-from omnigrok.figure import Options, flat, grouped, write_outputs
-from omnigrok.partition_probe import PartitionProbe
+from omnigrok.figures.figure import Options, flat, grouped, write_outputs
+from omnigrok.figures.style import tidy
+from omnigrok.probes.partition_probe import PartitionProbe
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
-from omnigrok.style import tidy
 from omnigrok.task import get_task, run_hash
 from reproductions import all as everything
 from reproductions import fig_train_size

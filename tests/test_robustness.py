@@ -10,7 +10,14 @@ from torch import nn
 
 from omnigrok import get_task
 from omnigrok.errors import SpecError
-from omnigrok.robustness import PGD, GaussianNoise, RobustnessProbe, class_labels, objective_values, values_and_gradient
+from omnigrok.probes.robustness import (
+    PGD,
+    GaussianNoise,
+    RobustnessProbe,
+    class_labels,
+    objective_values,
+    values_and_gradient,
+)
 from omnigrok.trainer import Trainer
 
 
@@ -119,8 +126,8 @@ def test_the_gradient_is_autograds(trainer):
 def test_adversarial_training_is_the_same_alone_and_in_a_batch(mnist_data):
     attack = PGD(0.1, steps=2)
     together, alone = (trained(mnist_data, runs, perturbation=attack) for runs in (2, 1))
-    for name, parameter in alone.runs.params.items():
-        torch.testing.assert_close(together.runs.params[name][0], parameter[0], rtol=0, atol=1e-8)
+    for name, parameter in alone.ensemble.params.items():
+        torch.testing.assert_close(together.ensemble.params[name][0], parameter[0], rtol=0, atol=1e-8)
 
 
 def test_noise_has_its_size_and_is_fresh_each_step(trainer):
@@ -137,7 +144,7 @@ def test_a_masked_gradient_is_flagged(trainer):
     probe = RobustnessProbe(eps=(0.2,), examples=100)
     honest = probe(trainer)
     with torch.no_grad():
-        for name, parameter in trainer.runs.params.items():
+        for name, parameter in trainer.ensemble.params.items():
             if name.startswith("4."):  # the last layer: logits so large that the softmax saturates
                 parameter.mul_(1e6)
     masked = probe(trainer)
@@ -219,14 +226,14 @@ def test_the_ratio_of_logits_does_not_depend_on_their_scale(trainer):
     labels = class_labels(targets)
     found = objective_values(trainer, "dlr", inputs, labels)
     with torch.no_grad():
-        z = trainer.runs.model(0)(inputs[0][0])
+        z = trainer.ensemble.model(0)(inputs[0][0])
     order = z.argsort(dim=1, descending=True)
     for i, label in enumerate(labels[0].tolist()):
         wrong = max(z[i, j].item() for j in range(10) if j != label)
         span = (z[i, order[i, 0]] - z[i, order[i, 2]]).item()
         assert found[0, i].item() == pytest.approx((wrong - z[i, label].item()) / span)
     with torch.no_grad():
-        for name, parameter in trainer.runs.params.items():
+        for name, parameter in trainer.ensemble.params.items():
             if name.startswith("4."):  # the last layer
                 parameter.mul_(1e3)
     torch.testing.assert_close(objective_values(trainer, "dlr", inputs, labels), found)
@@ -258,7 +265,7 @@ def test_a_librarys_attacks_agree(mnist_data):
     best = min(ours[f"robust_{eps}"].item(), ours[f"margin_{eps}"].item())
 
     images, labels = data.test_inputs[0][:n].view(n, 1, 28, 28).numpy(), data.test_targets[:n].numpy()
-    model = torch.nn.Sequential(torch.nn.Flatten(), trainer.runs.model(0)).eval()
+    model = torch.nn.Sequential(torch.nn.Flatten(), trainer.ensemble.model(0)).eval()
     shared = {"norm": float("inf"), "eps": eps, "batch_size": n, "verbose": False}
     with torch.random.fork_rng():  # the library draws from the global generators
         torch.manual_seed(0)

@@ -12,7 +12,7 @@ from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip, GradientNoise, Grokfast, GrokfastWindow, WeightNoise
 from omnigrok.losses import CrossEntropy, SquaredError, Temperature
 from omnigrok.optimizers import SAM, Adam, AdamW, Muon
-from omnigrok.robustness import PGD
+from omnigrok.probes.robustness import PGD
 from omnigrok.schedule import Cosine, Drop, Schedule, evaluation_steps
 from omnigrok.spec import TRAINER_VERSION, generator, global_states, seed_of
 from omnigrok.sphere import Sphere

@@ -22,12 +22,12 @@ from omnigrok import Store, get_task, run_sweep
 from omnigrok import sweep as sweep_module
 from omnigrok import task as task_module
 from omnigrok.batching import Batching, _cgroup_limits, measure
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.estimate import describe
 from omnigrok.executors import WorkerProgress, process_pool
 from omnigrok.optimizers import AdamW
 from omnigrok.plan import plan
-from omnigrok.runs import scaled_model
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
 from omnigrok.sweep import train_in_turn
@@ -283,7 +283,7 @@ def test_force_starts_from_the_first_step(store, spec):
     trainer = Trainer(get_task(spec.task), [spec], task_data(spec, "cpu"))
     trainer.measure()
     with torch.no_grad():
-        trainer.runs.scale_(torch.tensor([2.0]))
+        trainer.ensemble.scale_(torch.tensor([2.0]))
     store.save_checkpoint([spec], trainer.state_dict(), 0.0)
     curves = run_sweep([spec], store, force=True, show_progress=False)
     fresh = Trainer(get_task(spec.task), [spec], task_data(spec, "cpu"))
@@ -335,7 +335,7 @@ def test_kept_weights_are_those_of_their_steps(store, spec):
                 trainer.update()
             model = scaled_model(task, each)
             model.load_state_dict(state)
-            for one, other in zip(model.parameters(), trainer.runs.model(0).parameters(), strict=True):
+            for one, other in zip(model.parameters(), trainer.ensemble.model(0).parameters(), strict=True):
                 torch.testing.assert_close(one, other)
     store.delete(specs[:1])
     with pytest.raises(OmnigrokError, match="no weights"):

@@ -3,7 +3,7 @@ import torch
 
 from omnigrok import OmnigrokError, available_tasks, get_task
 from omnigrok import task as task_module
-from omnigrok.runs import scaled_model
+from omnigrok.ensemble import scaled_model
 from omnigrok.task import task_data
 from tasks.teacher_student import TeacherStudent
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from omnigrok import RunSpec, Store, get_task, run_sweep
+from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
 from omnigrok.oracle import train, weight_norm
 from omnigrok.plan import plan
-from omnigrok.runs import scaled_model
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
 from omnigrok.task import run_hash, task_data
@@ -31,7 +31,7 @@ def assert_equals_oracle(task, specs, data):
     for row, spec in enumerate(specs):
         oracle = train(task, spec, data)
         for name, parameter in oracle.named_parameters():
-            torch.testing.assert_close(trainer.runs.params[name][row], parameter, rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(trainer.ensemble.params[name][row], parameter, rtol=0, atol=TOLERANCE)
     return trainer
 
 
@@ -66,7 +66,7 @@ def test_a_clipped_gradient_equals_the_plain_loops(optimizer):
     norms = []
     for limit in (1e-4, 0.3, 1e3):
         specs = rows(task.spec, optimizer=optimizer, gradient=(Clip(limit),), batch_size=10)
-        norms.append(assert_equals_oracle(task, specs, data).runs.norm()[0].item())
+        norms.append(assert_equals_oracle(task, specs, data).ensemble.norm()[0].item())
         assert_equals_oracle(task, specs[1:2], data)
     assert norms[0] != pytest.approx(norms[2], rel=1e-9)
 
@@ -144,7 +144,7 @@ def test_published_spheres_equal_the_plain_loop(name, batch_size):
     trainer = assert_equals_oracle(task, specs, data)
     for spec in specs[:3]:
         assert_equals_oracle(task, [spec], data)
-    first, rest = trainer.runs.theta[0], trainer.runs.theta[1:]
+    first, rest = trainer.ensemble.theta[0], trainer.ensemble.theta[1:]
     once = sum(matrix.square().sum(dim=1) for matrix in (first, *rest)).sqrt()
     twice = (once**2 + first.square().sum(dim=1)).sqrt()
     assert abs(twice[1] / trainer.spheres.radius[1] - 1) < 1e-12 < abs(once[1] / trainer.spheres.radius[1] - 1)
@@ -159,7 +159,7 @@ def test_projected_norm_is_constant():
     specs = rows(task.spec)
     trainer = Trainer(task, specs, task_data(specs[0], "cpu"))
     trainer.train()
-    drift = (trainer.runs.norm() / trainer.spheres.radius - 1).abs()
+    drift = (trainer.ensemble.norm() / trainer.spheres.radius - 1).abs()
     assert drift[2:].max() < 1e-12
     assert drift[0] > 1e-6  # the free runs do move
 
@@ -174,8 +174,8 @@ def test_a_run_does_not_depend_on_its_neighbours():
     for row, spec in enumerate(specs):
         alone = Trainer(task, [spec], data)
         alone.train()
-        for name, p in alone.runs.params.items():
-            torch.testing.assert_close(together.runs.params[name][row], p[0], rtol=0, atol=10 * TOLERANCE)
+        for name, p in alone.ensemble.params.items():
+            torch.testing.assert_close(together.ensemble.params[name][row], p[0], rtol=0, atol=10 * TOLERANCE)
 
 
 def test_alpha_scales_every_parameter():
@@ -191,8 +191,8 @@ def test_norm_counts_every_tensor_once():
     task = get_task("teacher_student")
     spec = task.spec.replace(alpha=1.0, dtype="float64")
     trainer = Trainer(task, [spec, spec.replace(seed=1)], task_data(spec, "cpu"))
-    assert trainer.runs.norm()[0].item() == pytest.approx(weight_norm(scaled_model(task, spec)), rel=1e-12)
-    assert trainer.runs.norm()[0].item() == pytest.approx(8.68, abs=0.15)  # its expectation at torch's default init
+    assert trainer.ensemble.norm()[0].item() == pytest.approx(weight_norm(scaled_model(task, spec)), rel=1e-12)
+    assert trainer.ensemble.norm()[0].item() == pytest.approx(8.68, abs=0.15)  # its expectation at torch's default init
 
 
 def test_every_epoch_of_the_batch_order_is_a_permutation(spec):
@@ -231,7 +231,7 @@ def test_a_metrics_name_may_hold_a_slash(spec):
     @dataclass(frozen=True)
     class Slashed:
         def __call__(self, trainer):
-            return {"a/b/c": trainer.runs.norm()}
+            return {"a/b/c": trainer.ensemble.norm()}
 
     task, data = get_task("teacher_student"), task_data(spec, "cpu")
     first, second = (Trainer(task, [spec.replace(probes=(Slashed(),))], data) for _ in range(2))
@@ -255,8 +255,8 @@ def test_a_resumed_trainer_ends_with_the_same_bits(spec, count):
         first.update()
     second.load_state_dict(first.state_dict())
     second.train()
-    for name, p in whole.runs.params.items():
-        assert torch.equal(p, second.runs.params[name])
+    for name, p in whole.ensemble.params.items():
+        assert torch.equal(p, second.ensemble.params[name])
     for a, b in zip(whole.frames(), second.frames(), strict=True):
         assert a.equals(b)
 
@@ -302,7 +302,7 @@ def test_probes_and_perturbation_reach_the_run_and_its_hash(spec, count):
     for s in (changed, zero, zero.replace(perturbation=None, probes=())):
         trainer = trainers[s] = Trainer(task, [s.replace(seed=r) for r in range(count)], data)
         trainer.train()
-    moved, unmoved, plain = ([p.detach() for p in t.runs.params.values()] for t in trainers.values())
+    moved, unmoved, plain = ([p.detach() for p in t.ensemble.params.values()] for t in trainers.values())
     assert all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(unmoved, plain, strict=True))
     assert not any(torch.allclose(a, b, atol=1e-6) for a, b in zip(moved, plain, strict=True))
     frame = trainers[changed].frames()[0]

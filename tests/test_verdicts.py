@@ -10,10 +10,10 @@ import pytest
 from test_reproductions import FIGURES, invented_tables, lines_of_partitions
 
 from omnigrok.claims import ClaimError
-from omnigrok.figure import Options, file_names, flat, grouped
+from omnigrok.figures.figure import Options, file_names, flat, grouped
+from omnigrok.figures.style import tidy
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
-from omnigrok.style import tidy
 from reproductions.claims import delayed_robustness, domains, partition, teacher_student, train_size
 from reproductions.experiments import mnist, qm9, robust
 from reproductions.experiments import teacher_student as ts

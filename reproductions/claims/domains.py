@@ -9,7 +9,7 @@ import pandas as pd
 
 from omnigrok.analysis import critical_alpha, one_value_each, pick
 from omnigrok.claims import NOTHING, Claim, Tables, at_least, ratio
-from omnigrok.figure import Frames
+from omnigrok.figures.figure import Frames
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task, task_data
 from reproductions.claims.representation import with_messiness

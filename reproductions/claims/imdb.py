@@ -6,7 +6,7 @@ import pandas as pd
 
 from omnigrok.analysis import curve, first_reached, pick
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, at_the_end, last_over_first
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from reproductions import landscapes
 from reproductions.claims.curves import at_steps
 from reproductions.experiments.imdb import LARGE, USUAL

@@ -6,7 +6,7 @@ import pandas as pd
 
 from omnigrok.analysis import critical_alpha, pick, row
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from reproductions.experiments.lu import ALPHA_8
 from reproductions.paper import cited
 

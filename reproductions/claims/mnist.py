@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from omnigrok.analysis import basin_width, first_reached, pick, row, value_at
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, at_most
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from reproductions import landscapes
 from reproductions.experiments.lu import ALPHA_8
 from reproductions.experiments.mnist import LU, UU

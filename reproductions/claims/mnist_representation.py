@@ -6,7 +6,7 @@ import pandas as pd
 
 from omnigrok.analysis import critical_alpha, row, surface
 from omnigrok.claims import Claim, Tables, at_least, at_most, ratio
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from reproductions.paper import cited
 
 POINTS = {"A": (1.0, 1.0), "B": (3.0, 0.97), "C": (2.5, 0.0)}

@@ -6,7 +6,7 @@ import pandas as pd
 
 from omnigrok.analysis import critical_alpha, curve, pick, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, at_the_end, ratio
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from reproductions import landscapes
 from reproductions.experiments.qm9 import LARGE, MOST, SMALL, USUAL
 from reproductions.paper import cited

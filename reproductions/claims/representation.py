@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from omnigrok.analysis import one_value_each, reduced, stack, surface
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, last_over_first
-from omnigrok.figure import Frames
+from omnigrok.figures.figure import Frames
 from reproductions.paper import cited
 
 CONTOUR = 0.02

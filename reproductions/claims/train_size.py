@@ -11,7 +11,7 @@ import pandas as pd
 
 from omnigrok.analysis import medians_by, pick
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, last_over_first
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.task import Thresholds, get_task
 from reproductions import landscapes
 from reproductions.claims.time_to_grok import HALF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.spec import RunSpec
 from reproductions.experiments import imdb, mnist, modular, qm9, representation, teacher_student
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.spec import RunSpec
 from reproductions.experiments.robust import SIZES, mnist
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.spec import RunSpec
 from omnigrok.task import available_tasks
 from reproductions.experiments.spheres import landscape_spec, log_grid

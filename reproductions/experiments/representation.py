@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.schedule import Drop
 from omnigrok.spec import RunSpec
 from omnigrok.sphere import Sphere

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omnigrok.complexity import ComplexityProbe
-from omnigrok.figure import Options
-from omnigrok.partition_probe import PartitionProbe
-from omnigrok.robustness import PGD, RobustnessProbe
+from omnigrok.figures.figure import Options
+from omnigrok.probes.complexity import ComplexityProbe
+from omnigrok.probes.partition_probe import PartitionProbe
+from omnigrok.probes.robustness import PGD, RobustnessProbe
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task
 

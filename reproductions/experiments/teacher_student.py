@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnigrok.figure import Options, Reading
+from omnigrok.figures.figure import Options, Reading
 from omnigrok.spec import RunSpec
 from omnigrok.sphere import Sphere
 from omnigrok.task import get_task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnigrok.figure import Options
+from omnigrok.figures.figure import Options
 from omnigrok.spec import RunSpec
 from omnigrok.task import get_task
 from reproductions.experiments import imdb, mnist, qm9, spheres, weight_decay

@@ -30,12 +30,12 @@ from omnigrok import console
 from omnigrok.claims import NOTHING, Claim, Tables, measured_text, read_sidecars
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.estimate import describe
+from omnigrok.figures.style import tidy, use_style
 from omnigrok.files import atomic, file_sha256, make_folder
 from omnigrok.plan import unique
 from omnigrok.provenance import default_workers, provenance
 from omnigrok.spec import TRAINER_VERSION, RunSpec
 from omnigrok.store import Store
-from omnigrok.style import tidy, use_style
 from omnigrok.sweep import run_sweep
 from omnigrok.task import data_sha256, get_task, run_hash
 

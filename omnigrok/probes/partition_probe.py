@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from omnigrok.partition import Plane, partition
+from omnigrok.probes.partition import Plane, partition
 from omnigrok.task import TaskData
 from omnigrok.trainer import Trainer
 
@@ -35,7 +35,7 @@ class PartitionProbe:
         anchors = plane.coordinates(trainer.data.train_inputs[0][list(self.examples)].cpu())
         rows = []
         for r in range(len(trainer.specs)):
-            found = partition(trainer.runs.model(r), plane)
+            found = partition(trainer.ensemble.model(r), plane)
             near, decided = (
                 np.minimum(found.distances(anchors, to), plane.half_width).mean() for to in ("boundaries", "decision")
             )

@@ -1,4 +1,4 @@
-"""Runs: the parameters of R models as one matrix theta (runs x parameters), held tensor by tensor.
+"""Ensemble: the parameters of R models as one matrix theta (runs x parameters), held tensor by tensor.
 
 The mechanisms of Omnigrok are arithmetic on the rows of theta: scaled init and weight decay multiply a row, the norm
 sphere divides it by its norm. A batch of one run is an ordinary module and takes torch's native kernels.
@@ -48,7 +48,7 @@ def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Mo
     return model
 
 
-class Runs:
+class Ensemble:
     """The stacked parameters and buffers of one batch of runs.
 
     A parameter that several layers share is one parameter. In a batch the model's forward pass may not draw random

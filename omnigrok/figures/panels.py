@@ -20,9 +20,9 @@ from scipy.ndimage import gaussian_filter
 
 from omnigrok.analysis import bootstrap_interval, critical_alpha, curve, medians_by, pick
 from omnigrok.errors import OmnigrokError
-from omnigrok.partition import Partition
+from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.probes.partition import Partition
 from omnigrok.spec import RunSpec
-from omnigrok.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.task import get_task
 
 Panels = Mapping[str, Axes]

@@ -1,0 +1,1 @@
+"""What needs matplotlib: the figures' common command line and files, panels, and the style."""
