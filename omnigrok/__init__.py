@@ -6,8 +6,8 @@ entry-point group ``omnigrok.tasks``, or in a file of your own), figures in ``re
 spec                                       a run: its numbers and its parts
 part, optimizers, schedule, gradients,     the parts, a kind a file
 losses, sphere, changes
-task, data, check                          what is learned, from which data, and whether a task keeps its contract
-ensemble, trainer, oracle                  R models as rows of one matrix; their training; the same as a plain loop
+task, registry, data, loading, check       what is learned, from which data, and whether a task keeps its contract
+ensemble, order, trainer, oracle           R models as rows of one matrix; their training; the same as a plain loop
 plan, batching, sweep, executors,          specs into batches, batches into processes, and what that will cost
 estimate
 store, files, sealed                       what was measured, kept and resumed
@@ -23,10 +23,11 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from omnigrok.errors import DataUnavailableError, OmnigrokError
+from omnigrok.registry import available_tasks, get_task
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
 from omnigrok.sweep import run_sweep
-from omnigrok.task import Task, TaskData, available_tasks, get_task
+from omnigrok.task import Task, TaskData
 
 __version__ = "0.1.0"
 

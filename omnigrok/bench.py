@@ -32,12 +32,14 @@ from omnigrok.batching import MUCH_SLOWER, timed
 from omnigrok.ensemble import scaled_model
 from omnigrok.executors import keep_freed_memory
 from omnigrok.gradients import Clip
+from omnigrok.loading import task_data
 from omnigrok.oracle import Examples
+from omnigrok.order import BatchOrder
 from omnigrok.probes.complexity import ComplexityProbe, activations, changes, extremes, frame
 from omnigrok.processor import flush_denormals
 from omnigrok.spec import RunSpec
-from omnigrok.task import Task, TaskData, task_data
-from omnigrok.trainer import BatchOrder, Trainer
+from omnigrok.task import Task, TaskData
+from omnigrok.trainer import Trainer
 
 SIZES = (1, 4, 8, 16, 32, 64)
 ROUNDS = 7

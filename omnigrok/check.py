@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from omnigrok.errors import OmnigrokError, first_line
+from omnigrok.loading import load_data
 from omnigrok.processor import flushed
 from omnigrok.spec import RunSpec
-from omnigrok.task import Task, TaskData, load_data
+from omnigrok.task import Task, TaskData
 from omnigrok.trainer import Trainer
 
 STEPS = 5

@@ -13,8 +13,8 @@ import pandas as pd
 from omnigrok import console
 from omnigrok.errors import CorruptFileError, OmnigrokError
 from omnigrok.model_cli import complexity, partition
+from omnigrok.registry import get_task, installed_tasks
 from omnigrok.run_cli import check, run_task
-from omnigrok.task import get_task, installed_tasks
 
 
 def main() -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 from omnigrok.batching import shortest
+from omnigrok.loading import task_data
 from omnigrok.plan import plan, unique
 from omnigrok.processor import threads
+from omnigrok.registry import get_task
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import get_task, task_data
 from omnigrok.trainer import Trainer
 
 

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
+from omnigrok.order import BatchOrder
 from omnigrok.processor import flushed
 from omnigrok.spec import RunSpec
 from omnigrok.sphere import Sphere
 from omnigrok.task import Task, TaskData
-from omnigrok.trainer import BatchOrder
 
 
 class Examples(Dataset):

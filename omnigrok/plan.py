@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnigrok.batching import Batching, batching
+from omnigrok.loading import run_hash, task_data
 from omnigrok.processor import cores
+from omnigrok.registry import get_task
 from omnigrok.schedule import evaluation_steps
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import check_options, check_size, get_task, run_hash, task_data
+from omnigrok.task import check_options, check_size
 from omnigrok.trainer import batch_key
 
 

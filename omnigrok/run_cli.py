@@ -15,8 +15,10 @@ import pandas as pd
 from omnigrok import console
 from omnigrok.errors import OmnigrokError
 from omnigrok.gradients import Clip
+from omnigrok.loading import run_hash
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import Task, get_task, run_hash
+from omnigrok.task import Task
 
 SWEPT = (("alpha", click.FLOAT), ("n_train", click.INT), ("weight_decay", click.FLOAT))
 """Options that take several values, separated by commas: every combination is a run."""

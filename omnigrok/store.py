@@ -33,8 +33,8 @@ import torch
 from omnigrok import sealed
 from omnigrok.errors import CorruptFileError, NewerFileError, OmnigrokError, first_line
 from omnigrok.files import atomic, make_folder, reading
+from omnigrok.loading import run_hash
 from omnigrok.spec import RunSpec
-from omnigrok.task import run_hash
 
 FORMAT = 2
 RUN_KEY, HOST_KEY = b"omnigrok.run", b"omnigrok.host"

@@ -25,20 +25,14 @@ import torch
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
+from omnigrok.loading import data_sha256, run_hash, task_data
 from omnigrok.plan import Batch, check, plan, unique
 from omnigrok.processor import threads
 from omnigrok.progress import Progress
 from omnigrok.provenance import provenance
+from omnigrok.registry import get_task, import_places, own_places
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import (
-    data_sha256,
-    get_task,
-    import_places,
-    own_places,
-    run_hash,
-    task_data,
-)
 from omnigrok.trainer import Trainer
 
 CHECKPOINT_SECONDS = 30.0

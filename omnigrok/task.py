@@ -1,29 +1,23 @@
-"""The Task contract and the registry over the entry-point group ``omnigrok.tasks``.
+"""The Task contract.
 
-A task is one file: data, model, loss, metrics, default spec, citation. Subclass `Task`, register the class under
-the entry-point group, and every figure and command that is not tied to one dataset takes it by name.
+A task is one file: data, model, loss, metrics, default spec, citation. Subclass `Task`, and every figure and command
+that is not tied to one dataset takes the class by its import path, or by its name where a package registers it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import os
-import sys
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import entry_points
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from omnigrok.data import first_line
-from omnigrok.errors import OmnigrokError, SpecError
-from omnigrok.spec import RunSpec, generator, seed_of
+from omnigrok.errors import SpecError
+from omnigrok.spec import RunSpec, generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,9 +25,6 @@ if TYPE_CHECKING:
     from omnigrok.data import Dataset
 
 Inputs = tuple[Tensor, ...]
-ENTRY_POINT_GROUP = "omnigrok.tasks"
-DATA_BYTES = 2**30
-"""Datasets are kept in memory up to this size; a larger one alone."""
 
 
 @dataclass(frozen=True)
@@ -204,54 +195,6 @@ class Task(ABC):
         return None
 
 
-def data_sha256(spec: RunSpec) -> str:
-    """The content checksum of a spec's data, part of its run's hash: of the files, the recipe, or what `load` gives."""
-    task = get_task(spec.task)
-    if task.dataset is not None:
-        return task.dataset.sha256
-    if task.recipe:
-        return hashlib.sha256(task.recipe.encode()).hexdigest()
-    return task_data(spec, "cpu").sha256
-
-
-def run_hash(spec: RunSpec) -> str:
-    """The name of a run in the store."""
-    version, data = get_task(spec.task).version, data_sha256(spec)
-    return spec.hash(data if version == 1 else f"{data} {version}")
-
-
-def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
-    """The task's data for a spec, pool in the order that the spec asks for.
-
-    What `load` draws from torch's global generator is keyed by `data_seed`, and that generator is as before afterwards.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed_of(spec.data_seed, "load"))
-        data = task.load(spec)
-    if spec.subset == "shuffled":
-        data = data.shuffled(spec.data_seed)
-    return data.to(device)
-
-
-_loaded: dict[tuple[RunSpec, str], TaskData] = {}  # the latest used last
-
-
-def task_data(spec: RunSpec, device: str) -> TaskData:
-    """The data of a spec, loaded once a process as long as they fit into DATA_BYTES with those used after them."""
-    task = get_task(spec.task)
-    kept = {name: getattr(spec, name) for name in ("dtype", "subset", "data_seed", "options")}
-    if task.data_depends_on_n_train:
-        kept["n_train"] = spec.n_train
-    key = task.spec.replace(**kept), device
-    data = _loaded.pop(key, None)
-    if data is None:
-        data = load_data(task, key[0], device)
-        while _loaded and data.nbytes + sum(other.nbytes for other in _loaded.values()) > DATA_BYTES:
-            del _loaded[next(iter(_loaded))]
-    _loaded[key] = data
-    return data
-
-
 def check_options(task: Task, spec: RunSpec) -> None:
     """Raises SpecError when a spec has an option that the task does not know, or lacks one that it needs."""
     needed, given = set(dict(task.spec.options)), set(dict(spec.options))
@@ -266,146 +209,3 @@ def check_size(task: Task, spec: RunSpec, data: TaskData) -> None:
     """Raises SpecError when a spec wants more training examples than there are."""
     if spec.n_train > data.pool_size:
         raise SpecError(f"n_train {spec.n_train} is more than the {data.pool_size} training examples of {task.name}")
-
-
-def installed_tasks() -> list[Task]:
-    """The registered tasks; one that cannot be loaded is named in a warning and left out: it harms no other's use."""
-    found = []
-    for name in available_tasks():
-        try:
-            found.append(get_task(name))
-        except OmnigrokError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
-    return found
-
-
-def available_tasks() -> list[str]:
-    """Names of the registered tasks, in alphabetical order. Imports none of them."""
-    return sorted(_registered())
-
-
-def get_task(which: str | type[Task] | Task) -> Task:
-    """The task of a name, of an import path such as ``my_file:MyTask``, or a class or instance itself.
-
-    A task that is not installed goes by its own name from then on, in this process and in the workers that it starts.
-
-    Raises:
-        OmnigrokError: no such task; the message lists those there are. Or it cannot be imported, or is no task, or has
-            an installed one's name.
-    """
-    if not isinstance(which, str):
-        return _own(which() if isinstance(which, type) else which, None, again=isinstance(which, type))
-    if ":" in which:
-        return _imported(which)
-    return _own_tasks[which][0] if which in _own_tasks else _installed(which)
-
-
-_own_tasks: dict[str, tuple[Task, str | None]] = {}  # by name: the task, and where another process can import it
-
-
-def _own(task: Task, place: str | None, *, again: bool) -> Task:
-    """Let a task go by its name; `again`: an instance of its class that does already is taken instead."""
-    kind = type(task)
-    missing = [each for each in ("name", "display_name", "citation", "spec", "thresholds") if not hasattr(task, each)]
-    if not isinstance(task, Task) or missing:
-        what = f"it lacks {', '.join(missing)}" if isinstance(task, Task) else "it is no subclass of omnigrok.Task"
-        raise OmnigrokError(f"{kind.__qualname__} is no task: {what}")
-    if task.name in _registered():
-        if type(_installed(task.name)) is kind:
-            return _installed(task.name)
-        raise OmnigrokError(f"{kind.__qualname__} has the name of an installed task, {task.name!r}: give it another")
-    if task.spec.task != task.name:
-        raise OmnigrokError(
-            f"the spec of {kind.__qualname__} must be RunSpec(task={task.name!r}, ...), as its name says"
-        )
-    known = _own_tasks.get(task.name)
-    if known is None or type(known[0]) is not kind or not again:
-        _own_tasks[task.name] = task, place
-    elif place is not None:
-        _own_tasks[task.name] = known[0], place
-    return _own_tasks[task.name][0]
-
-
-def _imported(path: str) -> Task:
-    """The task of an import path; its module may lie in the working folder."""
-    module, _, attribute = path.partition(":")
-    module = module.removesuffix(".py").replace("/", ".")
-    folder = os.getcwd()
-    try:
-        _look_in(folder)
-        found = importlib.import_module(module)
-    except Exception as error:
-        raise OmnigrokError(f"{module!r} of {path} cannot be imported: {first_line(error)}") from error
-    if not hasattr(found, attribute):
-        raise OmnigrokError(f"there is no {attribute!r} in {module} ({found.__file__})")
-    which = getattr(found, attribute)
-    try:
-        task = which() if isinstance(which, type) else which
-    except Exception as error:
-        raise OmnigrokError(f"{attribute} of {module} cannot be made: {first_line(error)}") from error
-    return _own(task, f"{folder}:{module}:{attribute}", again=True)
-
-
-def _look_in(folder: str) -> None:
-    """Let modules of a folder be imported, now and by what they import later."""
-    if folder not in sys.path:
-        sys.path.append(folder)  # last: what is installed is not hidden by a file of its name
-
-
-def own_places(names: Iterable[str]) -> tuple[str, ...]:
-    """Where other processes find those of the tasks that are not installed; for `import_places`.
-
-    Raises:
-        OmnigrokError: one was given as a class: other processes cannot import it.
-    """
-    places = []
-    for name in sorted(set(names) & set(_own_tasks)):
-        task, place = _own_tasks[name]
-        if place is None:
-            raise OmnigrokError(
-                f"other processes cannot import {type(task).__qualname__}: train with workers=1, or put it into a file "
-                f"and name it my_file:{type(task).__qualname__}"
-            )
-        places.append(place)
-    return tuple(places)
-
-
-def import_places(places: Iterable[str]) -> None:
-    """Make the tasks of another process known to this one."""
-    for place in places:
-        folder, module, attribute = place.rsplit(":", 2)
-        _look_in(folder)
-        _imported(f"{module}:{attribute}")
-
-
-@cache
-def _installed(name: str) -> Task:
-    try:
-        entry = _registered()[name]
-    except KeyError:
-        known = ", ".join([*available_tasks(), *sorted(_own_tasks)])
-        raise OmnigrokError(f"unknown task {name!r}; there are: {known}, or your own as my_file:MyTask") from None
-    try:
-        task: Task = entry.load()()
-    except Exception as error:
-        raise OmnigrokError(
-            f"the task {name!r} ({entry.value}) cannot be loaded: {first_line(error)}{_hidden(entry.value)}"
-        ) from error
-    return task
-
-
-def _hidden(value: str) -> str:
-    """What to add where a file or folder of the working folder is imported in the place of an entry point's package."""
-    package = value.partition(":")[0].partition(".")[0]
-    module = sys.modules.get(package)
-    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
-    if "." not in value.partition(":")[0] or not any(
-        os.path.dirname(os.path.abspath(place)) == os.getcwd() for place in places if place
-    ):
-        return ""
-    return f"; {package!r} in the working folder hides the package of that name: rename it, or run from another folder"
-
-
-@cache
-def _registered() -> dict:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}

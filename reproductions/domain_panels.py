@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from omnigrok.analysis import critical_alpha, surface
 from omnigrok.claims import Tables
 from omnigrok.figures.panels import band, legend
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims.domains import delay
 
 COLOURS = {

@@ -23,7 +23,7 @@ from omnigrok.analysis import CURVE_FIELDS, curve
 from omnigrok.claims import Tables
 from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
 from omnigrok.figures.style import HEIGHT, WIDTH
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims.delayed_robustness import CLAIMS
 from reproductions.experiments.robust import CIFAR_EPS, EPS, delayed
 from reproductions.paper import HUMAYUN

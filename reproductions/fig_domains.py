@@ -20,7 +20,7 @@ from omnigrok.claims import Tables
 from omnigrok.figures.figure import Frames, Groups, Options, Reproduction, flat
 from omnigrok.figures.panels import legend
 from omnigrok.figures.style import HEIGHT, WIDTH
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims.domains import CLAIMS, MATCHED, gap, relative_losses, unexplained
 from reproductions.domain_panels import COLOURS, draw_delays, draw_representation
 from reproductions.experiments import domains, lu

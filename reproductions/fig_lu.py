@@ -25,7 +25,7 @@ from omnigrok.claims import Tables
 from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
 from omnigrok.figures.panels import legend, lu_panel
 from omnigrok.figures.style import HEIGHT, WIDTH, not_run
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims.lu import claims
 from reproductions.experiments import lu
 from reproductions.paper import LIU, paper_panel

@@ -25,11 +25,12 @@ from omnigrok.ensemble import scaled_model
 from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
 from omnigrok.figures.panels import partition_panel
 from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
+from omnigrok.loading import run_hash, task_data
 from omnigrok.probes.partition import Partition, partition
 from omnigrok.probes.partition_probe import PartitionProbe
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
-from omnigrok.task import get_task, run_hash, task_data
 from reproductions.claims.partition import CLAIMS, FROM
 from reproductions.experiments.robust import SIZES, partitioned
 from reproductions.paper import HUMAYUN

@@ -25,7 +25,7 @@ from omnigrok.claims import Tables
 from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
 from omnigrok.figures.panels import legend, times_panel
 from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims import time_to_grok as measured
 from reproductions.experiments import teacher_student, weight_decay
 from reproductions.paper import LIU

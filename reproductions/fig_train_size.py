@@ -21,7 +21,7 @@ from omnigrok.claims import Tables
 from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
 from omnigrok.figures.panels import band, times_panel
 from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims.train_size import DOMAINS, claims, critical, domain, lowest, of_task
 from reproductions.experiments.train_size import free, landscape
 from reproductions.paper import LIU

@@ -23,9 +23,11 @@ from omnigrok import console
 from omnigrok.errors import OmnigrokError
 from omnigrok.figures.figure import Options, preset_option
 from omnigrok.files import atomic
+from omnigrok.loading import task_data
 from omnigrok.probes.robustness import PGD, class_labels, objective_values
+from omnigrok.registry import get_task
 from omnigrok.store import Store
-from omnigrok.task import TaskData, get_task, task_data
+from omnigrok.task import TaskData
 from omnigrok.trainer import Trainer
 from reproductions.claims.partition import FROM
 from reproductions.experiments.robust import MAIN, partitioned

@@ -13,7 +13,8 @@ import torch  # after omnigrok, which tells its threads how to wait
 from threshold import pytest_collection_finish, pytest_deselected  # noqa: F401
 
 from omnigrok import DataUnavailableError, RunSpec, Store, available_tasks, get_task
-from omnigrok.task import TaskData, _loaded, task_data
+from omnigrok.loading import _loaded, task_data
+from omnigrok.task import TaskData
 
 flush_denormals()  # before anything is computed, so that all threads do
 torch.set_num_threads(1)  # as the suite trains; threads that sleep between small matrices cost more than they gain

@@ -20,13 +20,13 @@ import omnigrok.spec
 from omnigrok import RunSpec, available_tasks, get_task
 from omnigrok.figures.figure import PRESETS, READINGS, Options, flat
 from omnigrok.gradients import Clip
+from omnigrok.loading import run_hash, task_data
 from omnigrok.optimizers import AdamW
 from omnigrok.probes.complexity import ComplexityProbe
 from omnigrok.probes.partition_probe import PartitionProbe
 from omnigrok.probes.robustness import PGD, GaussianNoise, RobustnessProbe
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
-from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 from reproductions.all import figures
 

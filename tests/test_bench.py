@@ -5,7 +5,7 @@ import torch
 from omnigrok import bench as bench_module
 from omnigrok import get_task
 from omnigrok.bench import Recorder, bench, bench_denormals, bench_probe, markdown, probe_turn, turn, with_ratios
-from omnigrok.task import task_data
+from omnigrok.loading import task_data
 from omnigrok.trainer import Trainer
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from omnigrok import OmnigrokError, get_task
 from omnigrok.ensemble import scaled_model
+from omnigrok.loading import task_data
 from omnigrok.probes.complexity import ComplexityProbe, activations, frame, local_complexity, starts_affine
 from omnigrok.spec import generator
-from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 
 

@@ -12,10 +12,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from omnigrok import RunSpec, Store, Task, TaskData, get_task, run_sweep
-from omnigrok import task as task_module
+from omnigrok import loading as loading_module
+from omnigrok import registry as registry_module
 from omnigrok.errors import OmnigrokError, SpecError
+from omnigrok.loading import run_hash, task_data
 from omnigrok.probes.robustness import PGD
-from omnigrok.task import Thresholds, run_hash, task_data
+from omnigrok.task import Thresholds
 from omnigrok.trainer import Trainer
 
 FEATURES, CLASSES, EXAMPLES = 8, 3, 64
@@ -58,14 +60,14 @@ def register(monkeypatch):
             def load(self):
                 return kind
 
-        known = {**task_module._registered(), kind.name: Entry()}
-        monkeypatch.setattr(task_module, "_registered", lambda: known)
-        monkeypatch.setattr(task_module, "_loaded", {})
-        task_module._installed.cache_clear()
+        known = {**registry_module._registered(), kind.name: Entry()}
+        monkeypatch.setattr(registry_module, "_registered", lambda: known)
+        monkeypatch.setattr(loading_module, "_loaded", {})
+        registry_module._installed.cache_clear()
         return kind.spec
 
     yield as_registered
-    task_module._installed.cache_clear()
+    registry_module._installed.cache_clear()
 
 
 def changed(**attributes):

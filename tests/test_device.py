@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from omnigrok import DataUnavailableError, get_task
+from omnigrok.loading import task_data
 from omnigrok.probes.complexity import ComplexityProbe
 from omnigrok.probes.robustness import PGD, GaussianNoise, RobustnessProbe
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
-from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 
 CASES = {

@@ -10,10 +10,11 @@ from omnigrok import DataUnavailableError, get_task
 from omnigrok.ensemble import scaled_model
 from omnigrok.errors import CorruptFileError
 from omnigrok.gradients import Clip
+from omnigrok.loading import task_data
 from omnigrok.oracle import train
+from omnigrok.order import BatchOrder
 from omnigrok.schedule import Drop
-from omnigrok.task import task_data
-from omnigrok.trainer import BatchOrder, Trainer
+from omnigrok.trainer import Trainer
 from tasks import imdb_data, qm9_data
 from tasks.lstm import PlainReviewLSTM, ReviewLSTM
 

@@ -14,9 +14,9 @@ from omnigrok import DataUnavailableError
 from omnigrok.analysis import CURVE_FIELDS, reduced
 from omnigrok.claims import TABLE_END, TABLE_START, Claim, ClaimError, at_most, markdown_table, read_sidecars
 from omnigrok.figures.figure import Options
+from omnigrok.registry import get_task
 from omnigrok.spec import TRAINER_VERSION
 from omnigrok.store import COLUMNS
-from omnigrok.task import get_task
 from reproductions import fig_delayed_robustness, fig_lu, fig_mnist
 from reproductions.experiments import lu
 from reproductions.paper import all_paper_values

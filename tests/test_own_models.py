@@ -8,14 +8,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from omnigrok import get_task, run_sweep
-from omnigrok import task as task_module
+from omnigrok import registry as registry_module
 from omnigrok.ensemble import scaled_model
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.gradients import Clip
+from omnigrok.loading import run_hash, task_data
 from omnigrok.oracle import train
 from omnigrok.plan import plan
 from omnigrok.store import Store
-from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 from tasks.teacher_student import TeacherStudent
 
@@ -283,6 +283,6 @@ def test_a_task_that_cannot_be_imported_is_named(monkeypatch):
         def load(self):
             raise ImportError("No module named 'my_package'")
 
-    monkeypatch.setattr(task_module, "_registered", lambda: {"broken": Entry()})
+    monkeypatch.setattr(registry_module, "_registered", lambda: {"broken": Entry()})
     with pytest.raises(OmnigrokError, match=r"the task 'broken' \(my_package:Broken\) cannot be loaded: No module"):
         get_task("broken")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omnigrok import Store, get_task, run_sweep
-from omnigrok import task as task_module
+from omnigrok import registry as registry_module
 from omnigrok.check import check_task
 from omnigrok.errors import OmnigrokError
 from reproductions.experiments import lu
@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     (tmp_path / "my_file.py").write_text(DIGITS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(task_module, "_own_tasks", {})
+    monkeypatch.setattr(registry_module, "_own_tasks", {})
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
     yield tmp_path
     sys.modules.pop("my_file", None)
@@ -137,10 +137,10 @@ class Broken:
 
 
 def test_a_plug_in_that_cannot_be_imported_harms_nobody_elses_command(monkeypatch):
-    known = {**task_module._registered(), "broken": Broken()}
-    monkeypatch.setattr(task_module, "_registered", lambda: known)
+    known = {**registry_module._registered(), "broken": Broken()}
+    monkeypatch.setattr(registry_module, "_registered", lambda: known)
     with pytest.warns(UserWarning, match=r"left out: the task 'broken' \(my_package:Broken\) cannot be loaded"):
-        found = task_module.installed_tasks()
+        found = registry_module.installed_tasks()
     assert {"mnist", "modular"} <= {task.name for task in found}
     assert "broken" not in {task.name for task in found}
     assert lu.tasks() == [

@@ -10,8 +10,8 @@ import pin
 import pytest
 
 from omnigrok import DataUnavailableError, available_tasks, get_task
+from omnigrok.loading import task_data
 from omnigrok.optimizers import AdamW
-from omnigrok.task import task_data
 from reproductions.all import figures
 
 FIGURES = Path(__file__).parent.parent / "figures"

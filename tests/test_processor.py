@@ -13,10 +13,10 @@ from torch import nn
 from omnigrok import batching as batching_module
 from omnigrok import get_task
 from omnigrok.batching import Batching, measure, shortest
+from omnigrok.loading import task_data
 from omnigrok.optimizers import AdamW
 from omnigrok.oracle import train
 from omnigrok.processor import cores, flushed, flushes
-from omnigrok.task import task_data
 from omnigrok.trainer import Trainer
 from tasks.teacher_student import TeacherStudent
 

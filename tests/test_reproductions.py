@@ -14,10 +14,11 @@ from omnigrok import sealed
 from omnigrok.claims import known_deviations, read_sidecars
 from omnigrok.figures.figure import Options, flat, grouped, write_outputs
 from omnigrok.figures.style import tidy
+from omnigrok.loading import run_hash
 from omnigrok.probes.partition_probe import PartitionProbe
+from omnigrok.registry import get_task
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import COLUMNS
-from omnigrok.task import get_task, run_hash
 from reproductions import all as everything
 from reproductions import fig_train_size
 from reproductions.experiments.robust import CIFAR_EPS, EPS

@@ -19,19 +19,19 @@ import pytest
 import torch
 
 from omnigrok import Store, get_task, run_sweep
+from omnigrok import loading as loading_module
 from omnigrok import sweep as sweep_module
-from omnigrok import task as task_module
 from omnigrok.batching import Batching, _cgroup_limits, measure
 from omnigrok.ensemble import scaled_model
 from omnigrok.errors import OmnigrokError, SpecError
 from omnigrok.estimate import describe
 from omnigrok.executors import WorkerProgress, process_pool
+from omnigrok.loading import run_hash, task_data
 from omnigrok.optimizers import AdamW
 from omnigrok.plan import plan
 from omnigrok.schedule import evaluation_steps
 from omnigrok.store import HOST_KEY, RUN_KEY, run_files
 from omnigrok.sweep import train_in_turn
-from omnigrok.task import run_hash, task_data
 from omnigrok.trainer import Trainer
 
 SCRIPT = """
@@ -216,14 +216,14 @@ def test_a_pool_that_fails_ends_its_own_processes_only():
 
 
 def test_datasets_are_kept_up_to_a_size(spec, monkeypatch):
-    monkeypatch.setattr(task_module, "_loaded", {})
+    monkeypatch.setattr(loading_module, "_loaded", {})
     first, second, third = (spec.replace(data_seed=seed) for seed in range(3))
     size = task_data(first, "cpu").nbytes
-    monkeypatch.setattr(task_module, "DATA_BYTES", 2 * size)
+    monkeypatch.setattr(loading_module, "DATA_BYTES", 2 * size)
     kept = task_data(second, "cpu")
     assert task_data(first, "cpu") is not task_data(third, "cpu")  # the second was used longest ago
     assert task_data(second, "cpu") is not kept
-    assert len(task_module._loaded) == 2
+    assert len(loading_module._loaded) == 2
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from omnigrok import OmnigrokError, available_tasks, get_task
-from omnigrok import task as task_module
+from omnigrok import registry as registry_module
 from omnigrok.ensemble import scaled_model
-from omnigrok.task import task_data
+from omnigrok.loading import task_data
 from tasks.teacher_student import TeacherStudent
 
 
@@ -33,13 +33,13 @@ def test_a_third_party_task_is_found_by_its_entry_point(monkeypatch):
         def load(self):
             return type("Mine", (TeacherStudent,), {"name": "mine"})
 
-    task_module._registered.cache_clear()
-    monkeypatch.setattr(task_module, "entry_points", lambda group: [Entry()] if group == "omnigrok.tasks" else [])
+    registry_module._registered.cache_clear()
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [Entry()] if group == "omnigrok.tasks" else [])
     try:
         assert available_tasks() == ["mine"]
         assert get_task("mine").name == "mine"
     finally:
-        task_module._registered.cache_clear()
+        registry_module._registered.cache_clear()
 
 
 def test_teacher_student_is_noiseless_and_keyed_by_the_data_seed():

@@ -12,12 +12,13 @@ from omnigrok import RunSpec, Store, get_task, run_sweep
 from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
+from omnigrok.loading import run_hash, task_data
 from omnigrok.oracle import train, weight_norm
+from omnigrok.order import BatchOrder
 from omnigrok.plan import plan
 from omnigrok.schedule import Drop
 from omnigrok.sphere import Sphere
-from omnigrok.task import run_hash, task_data
-from omnigrok.trainer import BatchOrder, Trainer
+from omnigrok.trainer import Trainer
 
 TOLERANCE = 1e-8
 """Rounding differs from processor to processor. Adam divides a gradient by its own size, so a rounding of 1e-16 of one

@@ -32,12 +32,13 @@ from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.estimate import describe
 from omnigrok.figures.style import tidy, use_style
 from omnigrok.files import atomic, file_sha256, make_folder
+from omnigrok.loading import data_sha256, run_hash
 from omnigrok.plan import unique
 from omnigrok.provenance import default_workers, provenance
+from omnigrok.registry import get_task
 from omnigrok.spec import TRAINER_VERSION, RunSpec
 from omnigrok.store import Store
 from omnigrok.sweep import run_sweep
-from omnigrok.task import data_sha256, get_task, run_hash
 
 PRESETS = ("quick", "default", "paper")
 Reading = Literal["published", "corrected"]

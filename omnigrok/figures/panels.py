@@ -22,8 +22,8 @@ from omnigrok.analysis import bootstrap_interval, critical_alpha, curve, medians
 from omnigrok.errors import OmnigrokError
 from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.probes.partition import Partition
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
 
 Panels = Mapping[str, Axes]
 """Axes by the names that a mosaic gives them."""

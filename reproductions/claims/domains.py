@@ -10,8 +10,9 @@ import pandas as pd
 from omnigrok.analysis import critical_alpha, one_value_each, pick
 from omnigrok.claims import NOTHING, Claim, Tables, at_least, ratio
 from omnigrok.figures.figure import Frames
+from omnigrok.loading import task_data
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task, task_data
 from reproductions.claims.representation import with_messiness
 
 MATCHED = 3.0  # times the critical norm

@@ -10,7 +10,7 @@ import pandas as pd
 from omnigrok.analysis import first_reached, value_at
 from omnigrok.claims import Between, Claim, Tables, at_least, at_most, ratio
 from omnigrok.figures.figure import Options
-from omnigrok.task import get_task
+from omnigrok.registry import get_task
 from reproductions.claims import lu
 from reproductions.experiments.teacher_student import LARGE, SMALL
 from reproductions.paper import cited

@@ -10,7 +10,8 @@ from scipy import stats
 
 from omnigrok.analysis import TimeLaw, critical_alpha, medians_by, pick, time_law
 from omnigrok.claims import Between, Claim, Tables, at_most, ratio
-from omnigrok.task import Thresholds, get_task
+from omnigrok.registry import get_task
+from omnigrok.task import Thresholds
 from reproductions.experiments.weight_decay import DOMAINS
 from reproductions.paper import cited
 

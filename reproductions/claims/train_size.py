@@ -12,7 +12,8 @@ import pandas as pd
 from omnigrok.analysis import medians_by, pick
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, last_over_first
 from omnigrok.figures.figure import Options
-from omnigrok.task import Thresholds, get_task
+from omnigrok.registry import get_task
+from omnigrok.task import Thresholds
 from reproductions import landscapes
 from reproductions.claims.time_to_grok import HALF
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omnigrok.figures.figure import Options
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
 from reproductions.experiments.spheres import held, log_grid
 
 LARGE, USUAL = 6.0, 1.0  # alpha

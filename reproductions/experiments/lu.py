@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from omnigrok.figures.figure import Options
+from omnigrok.registry import available_tasks
 from omnigrok.spec import RunSpec
-from omnigrok.task import available_tasks
 from reproductions.experiments.spheres import landscape_spec, log_grid
 
 ORDER = ("teacher_student", "mnist", "imdb", "qm9", "modular")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omnigrok.figures.figure import Options
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
 
 BASELINE, CONSTRAINED = 1.0, 0.8  # alpha
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnigrok.figures.figure import Options
+from omnigrok.registry import get_task
 from omnigrok.schedule import Drop
 from omnigrok.spec import RunSpec
 from omnigrok.sphere import Sphere
-from omnigrok.task import get_task
 
 PER_SHARE = 5  # the paper's messiness over the share of random embeddings
 MAP_PAIRS = 45  # training pairs of the map

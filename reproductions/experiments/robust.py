@@ -11,8 +11,8 @@ from omnigrok.figures.figure import Options
 from omnigrok.probes.complexity import ComplexityProbe
 from omnigrok.probes.partition_probe import PartitionProbe
 from omnigrok.probes.robustness import PGD, RobustnessProbe
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
 
 EPS = (0.06, 0.1, 0.2)  # pixels in [0, 1]
 MAIN = 0.1  # the radius that the claims are about

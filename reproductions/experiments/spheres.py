@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from omnigrok.figures.figure import Options
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
 
 QUICK_STEPS = 200
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omnigrok.figures.figure import Options, Reading
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
 from omnigrok.sphere import Sphere
-from omnigrok.task import get_task
 from reproductions.experiments.spheres import held, landscape_spec, log_grid
 
 LARGE, SMALL = 2.0, 0.5  # alpha

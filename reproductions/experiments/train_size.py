@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omnigrok.figures.figure import Options
+from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-from omnigrok.task import get_task
 from reproductions.experiments import imdb, mnist, qm9, spheres, weight_decay
 from reproductions.experiments.lu import ALPHA_8
 

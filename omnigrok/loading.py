@@ -1,0 +1,62 @@
+"""The data of a spec, loaded once a process, and the names that runs have by their spec and data."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from omnigrok.registry import get_task
+from omnigrok.spec import RunSpec, seed_of
+from omnigrok.task import Task, TaskData
+
+DATA_BYTES = 2**30
+"""Datasets are kept in memory up to this size; a larger one alone."""
+
+
+def data_sha256(spec: RunSpec) -> str:
+    """The content checksum of a spec's data, part of its run's hash: of the files, the recipe, or what `load` gives."""
+    task = get_task(spec.task)
+    if task.dataset is not None:
+        return task.dataset.sha256
+    if task.recipe:
+        return hashlib.sha256(task.recipe.encode()).hexdigest()
+    return task_data(spec, "cpu").sha256
+
+
+def run_hash(spec: RunSpec) -> str:
+    """The name of a run in the store."""
+    version, data = get_task(spec.task).version, data_sha256(spec)
+    return spec.hash(data if version == 1 else f"{data} {version}")
+
+
+def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
+    """The task's data for a spec, pool in the order that the spec asks for.
+
+    What `load` draws from torch's global generator is keyed by `data_seed`, and that generator is as before afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed_of(spec.data_seed, "load"))
+        data = task.load(spec)
+    if spec.subset == "shuffled":
+        data = data.shuffled(spec.data_seed)
+    return data.to(device)
+
+
+_loaded: dict[tuple[RunSpec, str], TaskData] = {}  # the latest used last
+
+
+def task_data(spec: RunSpec, device: str) -> TaskData:
+    """The data of a spec, loaded once a process as long as they fit into DATA_BYTES with those used after them."""
+    task = get_task(spec.task)
+    kept = {name: getattr(spec, name) for name in ("dtype", "subset", "data_seed", "options")}
+    if task.data_depends_on_n_train:
+        kept["n_train"] = spec.n_train
+    key = task.spec.replace(**kept), device
+    data = _loaded.pop(key, None)
+    if data is None:
+        data = load_data(task, key[0], device)
+        while _loaded and data.nbytes + sum(other.nbytes for other in _loaded.values()) > DATA_BYTES:
+            del _loaded[next(iter(_loaded))]
+    _loaded[key] = data
+    return data
