@@ -98,12 +98,12 @@ class Trainer:
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         self._kept: dict[int, dict[str, Tensor]] = {}
+        self.spheres = Spheres(self.ensemble, [spec.sphere for spec in specs])
+        self.spheres.begin(0)
         if len(specs) > 1:
             inputs, targets, shared = self.batch()
             with self.ensemble.buffers_kept():
                 self.ensemble.adopt_layout(self.losses(inputs, targets, shared=shared))
-        self.spheres = Spheres(self.ensemble, [spec.sphere for spec in specs])
-        self.spheres.begin(0)
         self.optimizer = self.spec.optimizer.start(self.ensemble, [spec.weight_decay for spec in specs])
         self._gradient_parts = [(part, part.state(self.ensemble)) for part in self.spec.gradient]
 
