@@ -41,18 +41,21 @@ class Drop(Schedule):
 class Warmup(Schedule):
     """Linearly up to the whole rate, which the update number `length` is the first to have (Power et al. 2022: 10).
 
-    >>> [Warmup(4)(step, 9) for step in range(5)]
-    [0.25, 0.5, 0.75, 1.0, 1.0]
+    With `from_zero`, as their code has it, the first update's rate is 0 and the one after `length` updates is whole.
+
+    >>> [Warmup(4)(step, 9) for step in range(5)], [Warmup(4, from_zero=True)(step, 9) for step in range(5)]
+    ([0.25, 0.5, 0.75, 1.0, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0])
     """
 
     length: int = 10
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         if not self.length >= 1:
             raise SpecError(f"Warmup takes 1 or more steps, got {self.length!r}")
 
     def __call__(self, step: int, steps: int) -> float:
-        return min(1.0, (step + 1) / self.length)
+        return min(1.0, (step if self.from_zero else step + 1) / self.length)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ NAMES, LOSSES, PROBES = (Path(__file__).with_name(f"pinned_{what}.csv") for what
 STEPS = (0, 1, 2, 3)
 TESTED = 100  # test examples
 SMALL = {  # what makes a task's run quick
+    "algorithmic": {"n_train": 20, "batch_size": 10, "options": {"operation": "x/y", "p": 7}},
     "cifar10": {"n_train": 8, "batch_size": 4, "options": {"network": "cnn", "width": 2}},
     "imdb": {
         "n_train": 12,

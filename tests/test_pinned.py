@@ -115,6 +115,6 @@ def test_every_mechanism_changes_the_numbers(task):
 
 def test_the_tasks_defaults_are_the_published_ones():
     assert {name: get_task(name).spec.lr for name in available_tasks()} == {
-        "cifar10": 1e-3, "imdb": 3e-4, "mnist": 1e-3, "mnist_templates": 1e-3, "modular": 1e-3, "modular_toy": 1e-2,
-        "qm9": 1e-3, "teacher_student": 3e-4,
+        "algorithmic": 1e-3, "cifar10": 1e-3, "imdb": 3e-4, "mnist": 1e-3, "mnist_templates": 1e-3, "modular": 1e-3,
+        "modular_toy": 1e-2, "qm9": 1e-3, "teacher_student": 3e-4,
     }  # fmt: skip
