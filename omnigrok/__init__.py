@@ -14,7 +14,8 @@ store, files, sealed                       what was measured, kept and resumed
 analysis, claims                           critical norms, times to grok; what a paper says against what was measured
 probes, exported                           local complexity, attacks, linear regions: of any torch model, and as probes
 figures                                    what every reproduction shares, and what needs matplotlib
-cli, run_cli, model_cli, console, bench    the commands
+cli, run_cli, model_cli, console, bench,   the commands; what only `bench` needs of a task
+published
 """
 
 import os
