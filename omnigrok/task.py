@@ -50,8 +50,10 @@ class TaskData:
             ):
                 raise SpecError(
                     f"{name}_inputs must be a tuple of tensors, one for each argument of the model, as in (x,), and "
-                    f"{name}_targets a tensor; got {kinds(inputs)} and {kinds(targets)}"
+                    f"{name}_targets a tensor (torch.as_tensor); got {kinds(inputs)} and {kinds(targets)}"
                 )
+            if any(x.is_nested for x in (*inputs, targets)):  # it has no shape
+                raise SpecError(f"{name}_inputs or {name}_targets are nested: use torch.nested.to_padded_tensor(x, 0)")
             lengths = [x.shape[0] if x.ndim else 0 for x in (*inputs, targets)]
             if len(set(lengths)) != 1 or not lengths[0]:
                 raise SpecError(
