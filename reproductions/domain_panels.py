@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,13 @@ from reproductions.claims.domains import delay
 COLOURS = {
     "teacher_student": "#0072B2", "mnist": "#E69F00", "imdb": "#009E73", "qm9": "#CC79A7", "modular": "#D55E00",
 }  # fmt: skip
+OTHERS = ("#56B4E9", "#000000", "#F0E442")
+"""Of tasks that are not the paper's, in the order in which they are named."""
+
+
+def colours(tasks: Sequence[str]) -> dict[str, str]:
+    """A colour a task."""
+    return COLOURS | dict(zip((task for task in tasks if task not in COLOURS), itertools.cycle(OTHERS), strict=False))
 
 
 def draw_representation(ax: Axes, tables: Tables) -> None:
@@ -31,15 +39,15 @@ def draw_representation(ax: Axes, tables: Tables) -> None:
 
 
 def draw_delays(ax: Axes, tables: Tables, tasks: Sequence[str]) -> None:
-    for line, task in enumerate(tasks):
-        _delay(ax, tables, task, line)
+    for line, (task, colour) in enumerate((task, colours(tasks)[task]) for task in tasks):
+        _delay(ax, tables, task, line, colour)
     scale = "log" if tables["times"]["delay"].notna().any() else "linear"  # a logarithmic axis needs a number
     ax.set(xscale=scale, yscale=scale, xlabel="initial norm / critical norm", ylabel="$t_{gen}$ / $t_{mem}$")
 
 
-def _delay(ax: Axes, tables: Tables, task: str, line: int) -> None:
+def _delay(ax: Axes, tables: Tables, task: str, line: int, colour: str) -> None:
     """The delays of a task against where its runs start; of those that did not memorise, a line of text."""
-    times, colour, name = tables["times"].query("task == @task"), COLOURS[task], get_task(task).display_name
+    times, name = tables["times"].query("task == @task"), get_task(task).display_name
     start = times["alpha"].iloc[0] / critical_alpha(tables["landscapes"], task).median()
     delays = delay(tables, task)
     known, bound = delays[np.isfinite(delays)], times.query("gen_censored")["delay"]
