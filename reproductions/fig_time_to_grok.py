@@ -37,7 +37,7 @@ CONTROL = 2.0  # wd = 0 has no place on a logarithmic axis: drawn this factor le
 
 def sweep(options: Options) -> Groups:
     free = {task: weight_decay.runs(options, task) for task in options.tasks}
-    held = teacher_student.landscape(options, "corrected") if "teacher_student" in free else []  # the law's spheres
+    held = teacher_student.landscape(options, "corrected") if "teacher_student" in free else []  # the law is of norms
     return {"free": free, "held": held}
 
 
