@@ -14,7 +14,8 @@ from omnigrok import get_task
 from omnigrok.analysis import reduced
 from omnigrok.claims import Claim
 from omnigrok.errors import OmnigrokError
-from omnigrok.figures.figure import Options, flat
+from omnigrok.figures.figure import Options, flat, write_outputs
+from omnigrok.figures.style import tidy
 from omnigrok.task import Thresholds
 from reproductions import fig_domains, fig_lu, fig_time_to_grok
 from reproductions.all import figures
@@ -116,6 +117,20 @@ def test_fig_lu_shows_the_error_of_a_task_that_has_an_accuracy(register, metric)
     shown = [ax.get_ylabel() for ax in picture.axes if ax.axison]
     assert ("reduced error" in shown) == MEASURED[metric]
     assert len(shown) == 1 + MEASURED[metric]
+    plt.close(picture)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("figure", [f for f in figures() if f.name in DRAW_ANY], ids=lambda figure: figure.name)
+@pytest.mark.parametrize(("value", "alpha"), [(0.0, 1.0), (float("nan"), None), (float("nan"), 10.0)])
+def test_a_loss_of_zero_and_runs_that_diverged_are_drawn(installed, figure, value, alpha, tmp_path):
+    options = Options(preset="quick", tasks=(installed,), seeds=2)
+    tables = invented_tables(figure, options)
+    [landscapes] = [tables[name] for name in tables if name.startswith("landscape")]
+    landscapes.loc[(landscapes["alpha"] == (alpha or landscapes["alpha"])), "value"] = value
+    picture = figure.draw(tables, options)
+    tidy(picture)
+    write_outputs(tmp_path, figure.name, picture, tables, {})
     plt.close(picture)
 
 
