@@ -6,7 +6,8 @@ entry-point group ``omnigrok.tasks``, or in a file of your own), figures in ``re
 spec                                       a run: its numbers and its parts
 part, optimizers, schedule, gradients,     the parts, a kind a file
 losses, sphere, changes
-task, registry, data, loading, check       what is learned, from which data, and whether a task keeps its contract
+task, registry, data, loading,             what is learned, from which data, and whether a task keeps its contract
+data_contract, check
 ensemble, order, trainer, oracle           R models as rows of one matrix; their training; the same as a plain loop
 plan, batching, sweep, executors,          specs into batches, batches into processes, and what that will cost
 estimate
@@ -14,7 +15,8 @@ store, files, sealed                       what was measured, kept and resumed
 analysis, claims                           critical norms, times to grok; what a paper says against what was measured
 probes, exported                           local complexity, attacks, linear regions: of any torch model, and as probes
 figures                                    what every reproduction shares, and what needs matplotlib
-cli, run_cli, model_cli, console, bench    the commands
+cli, run_cli, model_cli, console, bench,   the commands; what only `bench` needs of a task
+published
 """
 
 import os

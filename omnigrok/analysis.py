@@ -314,7 +314,8 @@ def critical_alpha(landscape: pd.DataFrame, task: str, metric: str = "loss", sta
     """
     values = pick(landscape, task, "test", metric, statistic)
     scale = np.log if metric == "loss" else np.asarray
-    found = {seed: argmin_alpha(values.index, scale(column)) for seed, column in values.items()}
+    with np.errstate(divide="ignore"):  # a loss of zero is the lowest that there is
+        found = {seed: argmin_alpha(values.index, scale(column)) for seed, column in values.items()}
     return pd.Series(found, dtype=float)
 
 

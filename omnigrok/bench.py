@@ -232,7 +232,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
     own = torch.Generator()
 
     def loader(split: str, n: int) -> Iterable:
-        published = task.published_loader(spec, split, n, own)
+        published = task.published.loader(spec, split, n, own)
         if published is not None:
             return published
         examples, train = Examples(data, n, test=split == "test"), split == "train"
@@ -241,7 +241,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
     model = scaled_model(task, spec, reference=True).to(device)
     optimizer = spec.optimizer.plain(model.parameters(), spec.lr, spec.weight_decay)
     train = loader("train", spec.n_train)
-    sizes = {"train": task.published_evaluation.train, "test": task.published_evaluation.test}
+    sizes = {"train": task.published.train, "test": task.published.test}
     evaluated = [loader(split, n) for split, n in sizes.items() if n]
 
     def batches() -> Iterator[list[Tensor]]:
@@ -268,8 +268,7 @@ def published_loop(task: Task, spec: RunSpec, data: TaskData) -> Contender:
     extra = 0.0
     if evaluated:
         evaluate()
-        every = task.published_evaluation.every
-        extra = statistics.median(timed(evaluate, str(device)) for _ in range(3)) / every
+        extra = statistics.median(timed(evaluate, str(device)) for _ in range(3)) / task.published.every
     return Contender(step, extra)
 
 

@@ -71,13 +71,6 @@ def _data(task: Task, spec: RunSpec, data: list[TaskData]) -> str:
             "`load` gave other data the second time: draw what is random from "
             "omnigrok.spec.generator(spec.data_seed, 'a name')"
         )
-    for x in (*first.train_inputs, first.train_targets, *first.test_inputs, first.test_targets):
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise OmnigrokError("the data hold numbers that are not finite")
-        if x.is_floating_point() and x.dtype != torch.float64:
-            raise OmnigrokError(
-                f"asked for float64 (spec.torch_dtype), `load` gave {x.dtype}: use .to(spec.torch_dtype)"
-            )
     if task.spec.n_train > first.pool_size:
         raise OmnigrokError(f"its spec wants {task.spec.n_train} training examples, `load` gives {first.pool_size}")
     data.append(first)

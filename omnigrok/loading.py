@@ -6,6 +6,8 @@ import hashlib
 
 import torch
 
+from omnigrok.data_contract import check_data
+from omnigrok.errors import SpecError
 from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec, seed_of
 from omnigrok.task import Task, TaskData
@@ -34,13 +36,26 @@ def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData
     """The task's data for a spec, pool in the order that the spec asks for.
 
     What `load` draws from torch's global generator is keyed by `data_seed`, and that generator is as before afterwards.
+
+    Raises:
+        SpecError: they cannot be trained on.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed_of(spec.data_seed, "load"))
-        data = task.load(spec)
+        data = _loaded_by(task, spec)
     if spec.subset == "shuffled":
         data = data.shuffled(spec.data_seed)
     return data.to(device)
+
+
+def _loaded_by(task: Task, spec: RunSpec) -> TaskData:
+    """What `load` gives, checked; an error says whose data they are."""
+    try:
+        data = task.load(spec)
+        check_data(data, spec.torch_dtype)
+    except SpecError as error:
+        raise SpecError(f"data of {task.name}: {error}") from error
+    return data
 
 
 _loaded: dict[tuple[RunSpec, str], TaskData] = {}  # the latest used last

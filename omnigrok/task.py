@@ -17,11 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnigrok.errors import SpecError
+from omnigrok.published import Published
 from omnigrok.spec import RunSpec, generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from omnigrok.data import Dataset
 
 Inputs = tuple[Tensor, ...]
@@ -51,8 +50,10 @@ class TaskData:
             ):
                 raise SpecError(
                     f"{name}_inputs must be a tuple of tensors, one for each argument of the model, as in (x,), and "
-                    f"{name}_targets a tensor; got {kinds(inputs)} and {kinds(targets)}"
+                    f"{name}_targets a tensor (torch.as_tensor); got {kinds(inputs)} and {kinds(targets)}"
                 )
+            if any(x.is_nested for x in (*inputs, targets)):  # it has no shape
+                raise SpecError(f"{name}_inputs or {name}_targets are nested: use torch.nested.to_padded_tensor(x, 0)")
             lengths = [x.shape[0] if x.ndim else 0 for x in (*inputs, targets)]
             if len(set(lengths)) != 1 or not lengths[0]:
                 raise SpecError(
@@ -114,15 +115,6 @@ class Thresholds:
     test: float
 
 
-@dataclass(frozen=True)
-class PublishedEvaluation:
-    """An evaluation of the published code: every so many steps, on so many training and test examples."""
-
-    every: int = 100
-    train: int = 0
-    test: int = 0
-
-
 class Task(ABC):
     """One experiment of a paper: what is learned, by which model, from which data."""
 
@@ -137,8 +129,8 @@ class Task(ABC):
     """The files that the task reads; None when it generates its data."""
     recipe: ClassVar[str] = ""
     """For generated data: a name and version that stand for it in the run's hash. Without, the data's content does."""
-    published_evaluation: ClassVar[PublishedEvaluation] = PublishedEvaluation()
-    """What the published code evaluates and how often, for `omnigrok bench`."""
+    published: ClassVar[Published] = Published()
+    """How the published code serves and evaluates its examples, for `omnigrok bench`."""
     data_depends_on_n_train: ClassVar[bool] = False
     """True when `load` looks at n_train (a vocabulary of the training part, say): runs of another size load again."""
     evaluation_chunk: ClassVar[int] = 500
@@ -185,14 +177,6 @@ class Task(ABC):
     def configuration(self, spec: RunSpec) -> str:
         """What a figure's title says of the problem's size beside N; empty when there is nothing to say."""
         return ""
-
-    def published_loader(self, spec: RunSpec, split: str, n: int, generator: torch.Generator) -> Iterable | None:
-        """The first n examples of a split (train, test) behind the published code's own loader, for `omnigrok bench`.
-
-        Iterating it gives an epoch of batches ``(*inputs, targets)`` for the reference model. None: a DataLoader over
-        single examples.
-        """
-        return None
 
 
 def check_options(task: Task, spec: RunSpec) -> None:

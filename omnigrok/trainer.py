@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from omnigrok.data_contract import check_classes, extreme_examples
 from omnigrok.ensemble import Ensemble, Model
 from omnigrok.errors import SpecError
 from omnigrok.order import BatchOrder
@@ -303,14 +304,17 @@ class Trainer:
 
     @torch.no_grad()
     def _check_contract(self) -> None:
-        """Before the first step: loss and metrics are one number an example, and the thresholds' metric is there."""
-        inputs, targets = self.data.test_inputs, self.data.test_targets
-        examples = min(2, len(targets))
+        """Before the first step: loss and metrics are one number an example, of all classes, and the thresholds' metric
+        is there."""
 
         def check(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
-            outputs = model(*inputs)
-            metrics = self.task.metrics(outputs, targets)
-            loss = self.example_losses(outputs, targets)
+            outputs, examples = model(*inputs), len(targets)
+            try:
+                metrics = self.task.metrics(outputs, targets)
+                loss = self.example_losses(outputs, targets)
+            except (IndexError, RuntimeError) as error:
+                check_classes(self.task.name, outputs, targets, error)
+                raise
             for name, values in {**metrics, "loss": loss}.items():
                 found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 if found != (examples,):
@@ -330,7 +334,8 @@ class Trainer:
 
         self.ensemble.module.eval()
         with self.ensemble.buffers_kept():
-            self.ensemble.map(check, tuple(x[:examples] for x in inputs), targets[:examples], shared=True)
+            for inputs, targets in extreme_examples(self.data, self.specs):
+                self.ensemble.map(check, inputs, targets, shared=True)
         self.ensemble.module.train()
 
     @contextlib.contextmanager

@@ -8,6 +8,8 @@ the test loss at the best norm, over that of a constant answer, from an ideal re
 (messiness 1: random embeddings of numbers, the pixels of images). Where it stays near 1 no norm is enough.
 
 Nothing is trained for this figure but what the other figures train.
+
+Your own task, by its landscape and its own run:  python -m reproductions.fig_domains --tasks mnist,my_file:MyTask
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from omnigrok.figures.figure import Frames, Groups, Options, Reproduction, flat
 from omnigrok.figures.panels import legend
 from omnigrok.figures.style import HEIGHT, WIDTH
 from omnigrok.registry import get_task
-from reproductions.claims.domains import CLAIMS, MATCHED, gap, relative_losses, unexplained
-from reproductions.domain_panels import COLOURS, draw_delays, draw_representation
+from reproductions.claims.domains import CLAIMS, MATCHED, relative_losses, unexplained
+from reproductions.domain_panels import COLOURS, colours, draw_delays, draw_gaps, draw_representation
 from reproductions.experiments import domains, lu
 from reproductions.paper import LIU
 
@@ -49,21 +51,15 @@ def tables(runs: Frames, options: Options) -> Tables:
 def draw(tables: Tables, options: Options) -> Figure:
     figure, grid = plt.subplots(2, 2, figsize=(2.7 * WIDTH, 2.3 * HEIGHT), width_ratios=(1.2, 1))
     axes = grid.flat
+    draw_gaps(axes[1], tables, options.tasks)
     draw_delays(axes[2], tables, options.tasks)
     draw_representation(axes[3], tables)
-    for i, task in enumerate(options.tasks):
-        losses, gaps = relative_losses(tables, task), gap(tables, task)
-        axes[0].plot(
-            10**losses.index, 10 ** losses.median(axis=1), color=COLOURS[task], label=get_task(task).display_name
-        )
-        axes[1].plot(gaps, [i] * len(gaps), "o", color=COLOURS[task], alpha=0.6)
-        axes[1].plot(gaps.median(), i, "|", ms=18, mew=2.5, color=COLOURS[task])
+    for task in options.tasks:
+        losses, colour = relative_losses(tables, task), colours(options.tasks)[task]
+        axes[0].plot(10**losses.index, 10 ** losses.median(axis=1), color=colour, label=get_task(task).display_name)
     axes[0].axvline(MATCHED, color="#444444", ls=":", lw=1.2)
     axes[0].set(xscale="log", yscale="log", xlabel="norm / critical norm", ylabel="reduced test loss / its minimum")
     legend(axes[0])
-    axes[1].set(yticks=range(len(options.tasks)), xlabel=f"log$_{{10}}$ of the loss gap at {MATCHED:g} $w_c$")
-    axes[1].set_yticklabels([get_task(task).display_name for task in options.tasks])
-    axes[1].margins(y=0.15)
     return figure
 
 
@@ -76,6 +72,7 @@ FIGURE = Reproduction(
     tables=tables,
     draw=draw,
     claims=CLAIMS,
+    any_task=True,
 )
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from omnigrok.figures.figure import Frames, Groups, Options, Reproduction
 from omnigrok.figures.panels import band, times_panel
 from omnigrok.figures.style import COLOURS, HEIGHT, WIDTH
 from omnigrok.registry import get_task
-from reproductions.claims.train_size import DOMAINS, claims, critical, domain, lowest, of_task
+from reproductions.claims.curves import thresholds
+from reproductions.claims.train_size import METRICS, claims, critical, lowest, metric, of_task
 from reproductions.experiments.train_size import free, landscape
 from reproductions.paper import LIU
 
@@ -32,8 +33,7 @@ def sweep(options: Options) -> Groups:
 
 
 def tables(runs: Frames, options: Options) -> Tables:
-    thresholds = {task: domain(task).thresholds or get_task(task).thresholds for task in runs}
-    times = [grokking_times(groups["free"], thresholds[task]) for task, groups in runs.items()]
+    times = [grokking_times(groups["free"], thresholds(task)) for task, groups in runs.items()]
     landscapes = [reduced(groups["held"]) for groups in runs.values()]
     return {"landscapes": stack(landscapes), "times": stack(times).drop(columns="run")}
 
@@ -42,13 +42,13 @@ def draw(tables: Tables, options: Options) -> Figure:
     shape = (3 if len(tables["times"]) else 2, len(options.tasks))
     figure, axes = plt.subplots(*shape, figsize=(0.95 * WIDTH * shape[1], 0.95 * HEIGHT * shape[0]), squeeze=False)
     for (top, middle, *bottom), task in zip(axes.T, options.tasks, strict=True):
-        metric, read = domain(task).metric, options.statistic
+        read = options.statistic
         top.set_title(get_task(task).display_name)
         band(top, critical(tables, task, read), COLOURS["critical"], marker="o", ms=4)
         top.set(yscale="log", ylabel="critical norm $w_c$ ($\\alpha$)")
         band(middle, lowest(tables, task, read), COLOURS["test"], marker="o", ms=4)
-        middle.set_ylabel(f"lowest test {metric}")
-        if metric == "loss":
+        middle.set_ylabel(f"lowest test {metric(task)}")
+        if metric(task) == "loss":
             middle.set_yscale("log")
         else:
             middle.set_ylim(0, 1)
@@ -71,7 +71,7 @@ FIGURE = Reproduction(
     name="fig_train_size",
     paper=f"{LIU}, Fig. 2 to 5",
     doc=__doc__,
-    tasks=lambda: list(DOMAINS),
+    tasks=lambda: list(METRICS),
     sweep=sweep,
     tables=tables,
     draw=draw,

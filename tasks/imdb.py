@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
+from omnigrok.published import Published
 from omnigrok.spec import RunSpec, generator
-from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
+from omnigrok.task import Task, TaskData, Thresholds
 from tasks.imdb_data import DATASET, encode, read_canonical, vocabulary
 from tasks.lstm import CarryingReviewLSTM, PlainReviewLSTM, ReviewLSTM
 
@@ -50,7 +51,7 @@ class IMDb(Task):
         options=(("hidden", 256), ("length", 500), ("stop_words", True), ("vocabulary", 1000)),
     )
     optional: ClassVar[dict[str, object]] = {"carry_state": False}
-    published_evaluation = PublishedEvaluation(every=1, test=50)  # one random test batch a step
+    published = Published(every=1, test=50)  # one random test batch a step
     thresholds = Thresholds(metric="accuracy", train=0.95, test=0.6)
 
     def load(self, spec: RunSpec) -> TaskData:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as ExampleDataset
 
 from omnigrok.spec import RunSpec, generator
-from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
+from omnigrok.task import Task, TaskData, Thresholds
 from tasks.mnist_data import DATASET, read_idx
+from tasks.mnist_published import PublishedMNIST
 
 
 class MNIST(Task):
@@ -43,7 +41,7 @@ class MNIST(Task):
         evaluation_density=4,
     )
     optional: ClassVar[dict[str, object]] = {"depth": 3, "width": 200, "label_noise": 0.0}
-    published_evaluation = PublishedEvaluation(every=667, train=1_000, test=10_000)
+    published = PublishedMNIST(every=667, train=1_000, test=10_000)
     thresholds = Thresholds(metric="accuracy", train=0.99, test=0.8)  # N = 1000 ends near 0.89, not at 0.95
 
     def load(self, spec: RunSpec) -> TaskData:
@@ -85,29 +83,3 @@ class MNIST(Task):
             steps=200 if preset == "quick" else 10_000,
             evaluation_density=1,
         )
-
-    def published_loader(self, spec: RunSpec, split: str, n: int, generator: torch.Generator) -> DataLoader:
-        images, labels = read_idx(DATASET.fetch(), "train" if split == "train" else "t10k")
-        examples = PublishedExamples(images[:n], labels[:n])
-        size, shuffle = spec.effective_batch_size, split == "train"
-        return DataLoader(examples, batch_size=size, shuffle=shuffle, generator=generator)
-
-
-class PublishedExamples(ExampleDataset):
-    """Images as the published code serves them: a PIL image and ToTensor for each sample."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        from torchvision import transforms
-
-        self.images, self.labels = images, labels
-        self.transform = transforms.ToTensor()
-        self.one_hot = torch.eye(10)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        from PIL import Image
-
-        image = Image.fromarray(self.images[i].reshape(28, 28), mode="L")
-        return self.transform(image).flatten(), self.one_hot[self.labels[i]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,24 @@ from torch import Tensor, nn
 
 from omnigrok import sealed
 from omnigrok.errors import SpecError
+from omnigrok.published import Published
 from omnigrok.spec import RunSpec, generator
-from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
+from omnigrok.task import Task, TaskData, Thresholds
 from tasks.qm9_data import ATOM_FEATURES, BOND_TYPES, DATASET, FEATURES_VERSION, TARGETS, featurise
 
 HIDDEN, OUT = 32, 16
+
+
+@dataclass(frozen=True)
+class PublishedQM9(Published):
+    """torch_geometric's loader, for `omnigrok bench`."""
+
+    def loader(self, spec: RunSpec, split: str, n: int, generator: torch.Generator) -> Iterable:
+        from tasks.qm9_reference import PublishedLoader
+
+        data, train = QM9().load(spec), split == "train"
+        inputs, targets = (data.train_inputs, data.train_targets) if train else (data.test_inputs, data.test_targets)
+        return PublishedLoader(tuple(x[:n] for x in inputs), targets[:n], spec.effective_batch_size, train, generator)
 
 
 class QM9(Task):
@@ -46,7 +60,7 @@ class QM9(Task):
         evaluation_density=4,
         options=(("target", "polarizability"),),
     )
-    published_evaluation = PublishedEvaluation(every=1, test=32)  # one random test batch a step
+    published = PublishedQM9(every=1, test=32)  # one random test batch a step
     thresholds = Thresholds(metric="accuracy", train=0.8, test=0.5)
 
     def load(self, spec: RunSpec) -> TaskData:
@@ -71,13 +85,6 @@ class QM9(Task):
         from tasks.qm9_reference import NNConvNet
 
         return NNConvNet()
-
-    def published_loader(self, spec: RunSpec, split: str, n: int, generator: torch.Generator) -> Iterable:
-        from tasks.qm9_reference import PublishedLoader
-
-        data, train = self.load(spec), split == "train"
-        inputs, targets = (data.train_inputs, data.train_targets) if train else (data.test_inputs, data.test_targets)
-        return PublishedLoader(tuple(x[:n] for x in inputs), targets[:n], spec.effective_batch_size, train, generator)
 
     def loss(self, outputs: Float[Tensor, "batch"], targets: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         return (outputs - targets).square()

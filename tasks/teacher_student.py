@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from omnigrok.published import Published
 from omnigrok.spec import RunSpec, generator
-from omnigrok.task import PublishedEvaluation, Task, TaskData, Thresholds
+from omnigrok.task import Task, TaskData, Thresholds
 
 POOL, TEST = 10_000, 1_000
 
@@ -27,7 +28,7 @@ class TeacherStudent(Task):
     citation = "Liu et al. 2023, Fig. 2"
     recipe = "teacher_student/1"
     spec = RunSpec(task=name, n_train=100, steps=100_000, lr=3e-4, alpha=2.0, weight_decay=0.05, evaluation_density=2)
-    published_evaluation = PublishedEvaluation(every=1, test=100)  # each step evaluates the test set
+    published = Published(every=1, test=100)  # each step evaluates the test set
     thresholds = Thresholds(metric="accuracy", train=0.95, test=0.95)
 
     def load(self, spec: RunSpec) -> TaskData:

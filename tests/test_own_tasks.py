@@ -250,7 +250,7 @@ def test_a_model_that_mixes_its_neighbours_is_told_to_be_trained_alone(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("figure", ["fig_lu", "fig_train_size"])
+@pytest.mark.parametrize("figure", ["fig_lu", "fig_train_size", "fig_domains", "fig_time_to_grok"])
 def test_figures_draw_it(folder, figure):
     arguments = (f"reproductions.{figure}", "--preset", "quick", "--tasks", "my_file:Digits", "--seeds", "1")
     done = command(*arguments, folder=folder)
@@ -259,7 +259,7 @@ def test_figures_draw_it(folder, figure):
     assert sidecar["command"].endswith("--tasks my_file:Digits --seeds 1")
     table = pd.read_csv(folder / "figures" / "quick" / f"{figure}.csv")
     assert set(table["task"]) == {"digits"}
-    assert "error" in set(table["metric"])
+    assert figure == "fig_time_to_grok" or "error" in set(table["metric"])
     assert {claim["status"] for claim in sidecar["claims"]} == {"NOT RUN"}
 
 

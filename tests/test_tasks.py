@@ -80,7 +80,7 @@ def test_mnist_as_published_serves_the_same_pixels(mnist_data):
         ("train", mnist_data.train_inputs[0], mnist_data.train_targets),
         ("test", mnist_data.test_inputs[0], mnist_data.test_targets),
     ):
-        loader = task.published_loader(task.spec, split, 50, torch.Generator())
+        loader = task.published.loader(task.spec, split, 50, torch.Generator())
         assert len(loader.dataset) == 50
         image, target = loader.dataset[7]
         torch.testing.assert_close(image.double(), inputs[7], rtol=0, atol=1e-7)

@@ -156,9 +156,10 @@ class Reproduction:
 
     def _command_options(self) -> list[Callable[..., Any]]:
         size, several = click.IntRange(1), ", separated by commas" if self.compares_sizes else ""
+        known = ", ".join([*self.tasks(), *(["or your own as my_file:MyTask"] if self.any_task else [])])
         return [
             preset_option,
-            click.option("--tasks", type=console.CommaList(), help=f"Of: {', '.join(self.tasks())}. Default: all."),
+            click.option("--tasks", type=console.CommaList(), help=f"Of: {known}. Default: all."),
             click.option(
                 "--seeds",
                 type=click.IntRange(1),

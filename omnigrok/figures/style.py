@@ -46,8 +46,11 @@ instead of at powers of ten."""
 
 
 def tidy(figure: Figure) -> None:
-    """Readable labels on every logarithmic axis of a figure, however short."""
+    """Readable labels on every logarithmic axis of a figure, however short; without a number to show it is linear."""
     for ax in figure.axes:
+        for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+            if axis.get_scale() == "log" and ax.has_data() and math.isinf(axis.get_minpos()):
+                ax.set(**{f"{name}scale": "linear"})  # no number above 0 was measured, as of runs that all diverged
         for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
             if axis.get_scale() != "log" or min(limits) <= 0:
                 continue

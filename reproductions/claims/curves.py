@@ -1,9 +1,19 @@
-"""What claims read off curves, seed by seed: when a level is reached, and values there."""
+"""What claims read off curves, seed by seed: when a level is reached, and values there; and which level counts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+
+from omnigrok.registry import get_task
+from omnigrok.task import Thresholds
+
+HALF = Thresholds("accuracy", 0.99, 0.5)  # MNIST's half-rise: its plateau is near 0.9
+
+
+def thresholds(task: str) -> Thresholds:
+    """When a free run of a task counts as having memorised and generalised."""
+    return HALF if task == "mnist" else get_task(task).thresholds
 
 
 def first_at(values: pd.DataFrame, level: pd.Series, *, after: pd.Series | int = 0, below: bool = False) -> pd.Series:

@@ -105,10 +105,8 @@ CLAIMS = [
         Between(2.5, 4.5, paper=cited("fig6", "derived", "norm of the lowest test loss")), lambda t: lowest(t, "alpha"),
     ),
     Claim(
-        "overfitting-norm",
-        "Smallest alpha with train loss below 0.01 at the messiness nearest 0.8 over that at 0",
-        SOURCE,
-        at_least(1, paper=cited("fig6", "derived", "overfitting over generalising norm")),
+        "overfitting-norm", "Smallest alpha with train loss below 0.01 at the messiness nearest 0.8 over that at 0",
+        SOURCE, at_least(1, paper=cited("fig6", "derived", "overfitting over generalising norm")),
         lambda t: fitting_norm(t, 0.8) / fitting_norm(t, 0.0),
     ),
     Claim(

@@ -11,12 +11,10 @@ from scipy import stats
 from omnigrok.analysis import TimeLaw, critical_alpha, medians_by, pick, time_law
 from omnigrok.claims import Between, Claim, Tables, at_most, ratio
 from omnigrok.registry import get_task
-from omnigrok.task import Thresholds
+from reproductions.claims.curves import thresholds
 from reproductions.experiments.weight_decay import DOMAINS
 from reproductions.paper import cited
 
-HALF = Thresholds("accuracy", 0.99, 0.5)  # MNIST's half-rise: its plateau is near 0.9
-THRESHOLDS = {"teacher_student": get_task("teacher_student").thresholds, "mnist": HALF}
 AGREES = 1.25  # factor within which two estimates of the critical norm agree
 
 
@@ -61,7 +59,7 @@ def fitted_alpha(times: pd.DataFrame) -> float:
 def edge_alpha(tables: Tables) -> pd.Series:
     """The largest norm, interpolated in log alpha, at which the held network has the threshold's test accuracy; not a
     number where it has it at none."""
-    threshold = THRESHOLDS["teacher_student"].test
+    threshold = thresholds("teacher_student").test
     accuracy = pick(tables["landscape"], "teacher_student", "test", "accuracy")
 
     def edge(column: pd.Series) -> float:
@@ -87,11 +85,6 @@ def saturation(times: pd.DataFrame) -> float:
     return float(found[0.003] / found[0.03]) if np.isfinite(found[0.03]) else np.nan
 
 
-def minimum_alpha(tables: Tables) -> pd.Series:
-    """The critical norm of the landscape, in units of the default init's."""
-    return critical_alpha(tables["landscape"], "teacher_student")
-
-
 def over_landscape(tables: Tables, alpha: pd.Series) -> pd.Series:
     return ratio(each_seed(fitted_alpha)(tables), alpha)
 
@@ -113,8 +106,7 @@ CLAIMS = [
     ),
     Claim(
         "minimum", "Teacher-student: critical norm by the fit over the landscape's minimum", OWN,
-        Between(1 / AGREES, AGREES),
-        lambda t: over_landscape(t, minimum_alpha(t)),
+        Between(1 / AGREES, AGREES), lambda t: over_landscape(t, critical_alpha(t["landscape"], "teacher_student")),
     ),
     Claim(
         "saturates", "MNIST: half-rise at weight decay 0.003 over that at 0.03 (the law: 10)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,32 +12,16 @@ from omnigrok.analysis import medians_by, pick
 from omnigrok.claims import NOTHING, Between, Claim, Tables, at_least, last_over_first
 from omnigrok.figures.figure import Options
 from omnigrok.registry import get_task
-from omnigrok.task import Thresholds
 from reproductions import landscapes
-from reproductions.claims.time_to_grok import HALF
 
-
-@dataclass(frozen=True)
-class Domain:
-    """What is measured of a task: the metric of its landscape, and when a run counts as having generalised."""
-
-    metric: str
-    thresholds: Thresholds | None = None
-
-
-DOMAINS = {
-    "teacher_student": Domain("loss"),
-    "mnist": Domain("error", HALF),
-    "imdb": Domain("error"),
-    "qm9": Domain("loss"),
-    "modular": Domain("loss"),
-}
+METRICS = {"teacher_student": "loss", "mnist": "error", "imdb": "error", "qm9": "loss", "modular": "loss"}
+"""What is measured of a task's landscape."""
 GENERALISES = 0.5  # test error below which a norm generalises, for the critical size of MNIST
 
 
-def domain(task: str) -> Domain:
+def metric(task: str) -> str:
     """What is measured of a task; of one that is not the paper's, the error where it generalises by its accuracy."""
-    return DOMAINS.get(task) or Domain("error" if get_task(task).thresholds.metric == "accuracy" else "loss")
+    return METRICS.get(task) or ("error" if get_task(task).thresholds.metric == "accuracy" else "loss")
 
 
 def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -46,14 +29,13 @@ def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
 
 
 def critical(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
-    return landscapes.critical_by_size(of_task(tables["landscapes"], task), task, domain(task).metric, statistic)
+    return landscapes.critical_by_size(of_task(tables["landscapes"], task), task, metric(task), statistic)
 
 
 def lowest(tables: Tables, task: str, statistic: str) -> pd.DataFrame:
     """Lowest test metric over the norms: sizes down, seeds across."""
-    metric = domain(task).metric
     return landscapes.per_size(
-        of_task(tables["landscapes"], task), lambda part: pick(part, task, "test", metric, statistic).min()
+        of_task(tables["landscapes"], task), lambda part: pick(part, task, "test", metric(task), statistic).min()
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks held on norm spheres, over alphas, training-set sizes and seeds."""
+"""Networks held on norm spheres, over alphas, training-set sizes and seeds; and a task's own run."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def landscape_spec(task: str, preset: str) -> RunSpec:
     return chosen.landscape(preset) or shortened(chosen.spec, preset).replace(alpha=1.0, weight_decay=0.0, sphere=True)
 
 
+def free(task: str, options: Options) -> list[RunSpec]:
+    """The task's own run, of which nothing but N and the seeds is chosen."""
+    base = shortened(get_task(task).spec, options.preset)
+    base = base.replace(n_train=options.n_train or base.n_train)
+    return [base.replace(seed=seed) for seed in range(options.seeds)]
+
+
 def shortened(spec: RunSpec, preset: str) -> RunSpec:
     """A spec of a task that says nothing of presets: at the quick preset its first steps."""
-    return spec.replace(steps=min(spec.steps, QUICK_STEPS)) if preset == "quick" else spec
+    if preset != "quick":
+        return spec
+    steps = min(spec.steps, QUICK_STEPS)
+    return spec.replace(steps=steps, keep=tuple(step for step in spec.keep if step <= steps))

@@ -61,7 +61,6 @@ def free(options: Options, task: str) -> list[RunSpec]:
     elif task in FREE_DECAY:
         known = weight_decay.at(options, task, FREE_DECAY[task])
     else:
-        own = spheres.shortened(get_task(task).spec, options.preset)
-        known = [own.replace(seed=seed) for seed in range(options.seeds)]
+        known = spheres.free(task, options)
     chosen = options.sizes or (sizes(task).quick if options.preset == "quick" else sizes(task).free)
     return [spec.replace(n_train=n) for n in chosen for spec in known[:SEEDS]]

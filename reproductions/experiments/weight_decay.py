@@ -1,4 +1,4 @@
-"""Free runs at several weight decays: teacher-student and MNIST."""
+"""Free runs at several weight decays: of teacher-student, MNIST and a user's own task."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from omnigrok.figures.figure import Options
 from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
-
-QUICK_STEPS = 200
+from reproductions.experiments.spheres import shortened
 
 
 @dataclass(frozen=True)
@@ -37,19 +36,36 @@ DOMAINS = {
 }
 
 
+OWN = {0.0: 4, 0.25: 4, 1.0: 1, 4.0: 1}
+"""For another task: factors of its weight decay, and of its steps, because a slower decay takes longer."""
+DECAYS = (0.0, 0.01, 0.1, 1.0)
+"""For another task that has no weight decay."""
+
+
+def domain(task: str) -> Domain:
+    """What is run of a task; of one that is not the paper's, its own run at several weight decays."""
+    if task in DOMAINS:
+        return DOMAINS[task]
+    spec = get_task(task).spec
+    own = {spec.weight_decay * factor: spec.steps * longer for factor, longer in OWN.items()}
+    return Domain(spec.alpha, own if spec.weight_decay else dict.fromkeys(DECAYS, spec.steps), spec.evaluation_density)
+
+
 def runs(options: Options, task: str) -> list[RunSpec]:
-    return [spec for wd in DOMAINS[task].steps for spec in at(options, task, wd)]
+    return [spec for wd in domain(task).steps for spec in at(options, task, wd)]
 
 
 def at(options: Options, task: str, weight_decay: float) -> list[RunSpec]:
     """The runs at one weight decay."""
-    domain, base = DOMAINS[task], get_task(task).spec
+    chosen, base = domain(task), get_task(task).spec
     base = base.replace(
         n_train=options.n_train or base.n_train,
-        evaluation_density=domain.density,
-        batch_size=domain.batch_size.get(options.preset, base.batch_size),
-        alpha=domain.alpha,
+        evaluation_density=chosen.density,
+        batch_size=chosen.batch_size.get(options.preset, base.batch_size),
+        alpha=chosen.alpha,
         weight_decay=weight_decay,
-        steps=QUICK_STEPS if options.preset == "quick" else domain.steps[weight_decay],
+        sphere=None,
+        steps=chosen.steps[weight_decay],
     )
+    base = shortened(base, options.preset)
     return [base.replace(seed=seed) for seed in range(options.seeds)]
