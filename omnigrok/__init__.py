@@ -9,6 +9,7 @@ losses, sphere, changes
 task, registry, data, loading,             what is learned, from which data, and whether a task keeps its contract
 data_contract, check
 ensemble, order, trainer, oracle           R models as rows of one matrix; their training; the same as a plain loop
+log, probing                               what is measured on the way, and how probes are asked
 plan, batching, sweep, executors,          specs into batches, batches into processes, and what that will cost
 estimate
 store, files, sealed                       what was measured, kept and resumed

@@ -198,7 +198,7 @@ def probe_turn(data: TaskData, task: Task, spec: RunSpec, device: str, form: str
                 torch.stack([changes(low, high) for low, high in found]).sum(dim=0)
 
     def batched() -> None:
-        probe(trainer)
+        probe(trainer.ensemble, data)
 
     work = loop if form == "loop" else batched
     timed(work, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,11 @@ from omnigrok.task import Inputs, Task
 
 Model = Callable[..., Tensor]
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """What means are taken in: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Module:
@@ -49,12 +54,16 @@ def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Mo
 
 
 class Ensemble:
-    """The stacked parameters and buffers of one batch of runs.
+    """The stacked parameters and buffers of one batch of runs: what optimizers step and probes look at.
 
     A parameter that several layers share is one parameter. In a batch the model's forward pass may not draw random
     numbers, as runs would depend on their neighbours; alone, what dropout modules draw depends on seed and step.
 
     Attributes:
+        task: the task of all runs.
+        specs: one spec a run; where settings change at a step, those of now.
+        step: updates so far, which the trainer counts.
+        device: of the parameters.
         params: each of the module's parameters with a leading axis of runs.
         theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
         leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
@@ -69,7 +78,9 @@ class Ensemble:
         for name, p in models[0].named_parameters():
             if not p.requires_grad:
                 raise SpecError(f"parameter {name} of {task.name} is frozen, but all are trained: make it a buffer")
-        self._task, self._seed = task.name, specs[0].seed
+        self.task, self.specs, self.step = task, tuple(specs), 0
+        self.device = torch.device(device)
+        self._seed = specs[0].seed
         self._shared = shared_names(models[0])
         self._paths = {name for name, _ in named_tensors(models[0], once=True)}
         self.draws = any(map(draws, models[0].modules()))
@@ -162,8 +173,39 @@ class Ensemble:
             if "randomness" not in str(error):
                 raise
             raise SpecError(
-                f"the model of {self._task} draws random numbers (dropout): set batchable = False in its task"
+                f"the model of {self.task.name} draws random numbers (dropout): set batchable = False in its task"
             ) from error
+
+    def losses(self, inputs: Inputs, targets: Tensor, *, shared: bool = False) -> Float[Tensor, "runs"]:
+        """Mean loss of each run on a batch. Leading axes are (runs, batch), or (batch) when shared."""
+
+        def loss(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
+            return self.example_losses(model(*inputs), targets).mean()
+
+        losses: Tensor = self.map(loss, inputs, targets, shared=shared)
+        return losses
+
+    def example_losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The loss of each example of one run: the task's, or what the spec has instead."""
+        own = self.specs[0].loss
+        return self.task.loss(outputs, targets) if own is None else own(outputs, targets)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model is in evaluation mode within; afterwards each of its modules is in the mode that it was in."""
+        with self.modes_kept():
+            self.module.eval()
+            yield
+
+    @contextlib.contextmanager
+    def modes_kept(self) -> Iterator[None]:
+        """Each module of the model is in the mode that it was in, afterwards."""
+        modes = [(module, module.training) for module in self.module.modules()]
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     @contextlib.contextmanager
     def seeded(self, step: int) -> Iterator[None]:
@@ -215,7 +257,7 @@ class Ensemble:
         unused = [name for name, g in zip(self.params, gradients, strict=True) if g is None]
         if unused:
             names = ", ".join(unused)
-            raise SpecError(f"of {self._task} do not enter the loss: {names}; remove them or make them buffers")
+            raise SpecError(f"of {self.task.name} do not enter the loss: {names}; remove them or make them buffers")
 
     def _with_shared(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         """With the further names of what layers share."""
@@ -246,6 +288,15 @@ class Ensemble:
                 raise ValueError(f"its {kind} have other names or shapes")
             for name, x in own.items():
                 x.copy_(state[kind][name])
+
+    @torch.no_grad()
+    def load_weights(self, weights: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take each run's parameters and buffers from the state_dict of its module, as `Store.weights` gives them."""
+        kept = self.module.state_dict().keys()  # not what a module computes anew, its buffers that are not persistent
+        for r, state in enumerate(weights):
+            for name, x in (self.params | self.buffers).items():
+                if name in kept:
+                    x[r].copy_(state[name])
 
     def _bind(self) -> None:
         """Make theta, and the module of a single run, views of the parameters' memory."""

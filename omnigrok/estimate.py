@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from omnigrok.batching import shortest
 from omnigrok.loading import task_data
@@ -47,4 +47,4 @@ def _probe_seconds(spec: RunSpec, device: str) -> float:
     if not spec.probes:
         return 0.0
     trainer = Trainer(get_task(spec.task), [spec], task_data(spec, device), device)
-    return sum(shortest(partial(probe, trainer), device, 0.0, least=2) for probe in spec.probes)
+    return shortest(trainer.probed, device, 0.0, least=2)

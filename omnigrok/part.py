@@ -29,6 +29,10 @@ class Part:
         return {**identity(type(self)), **changed}
 
 
+ADDED = {"omnigrok.added": True}
+"""Metadata of a field that a class that is no `Part` got after runs had been named with it: left out at its default."""
+
+
 def identity(kind: type) -> dict[str, Any]:
     """The name of a class, with its module where it is not the engine's own, and its version above 1."""
     own = kind.__module__.partition(".")[0] == __package__
@@ -38,11 +42,15 @@ def identity(kind: type) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A field's value ready for JSON. Dataclasses that are no `Part` enter with all their fields."""
+    """A field's value ready for JSON. Dataclasses that are no `Part` enter with all their fields; see `ADDED`."""
     if isinstance(value, Part):
         return value.canonical()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            f.name: plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata == ADDED and getattr(value, f.name) == f.default)
+        }
         return {**identity(type(value)), **fields}
     if isinstance(value, tuple):
         return [plain(v) for v in value]

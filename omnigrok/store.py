@@ -3,7 +3,8 @@
 ``results/<task>/<hash>.parquet`` holds the long table (run, task, alpha, n_train, weight_decay, seed, step, split,
 metric, value). Its metadata holds the spec, the content checksum and the provenance; what differs between two
 identical computations (time, host load) is under a key of its own, `HOST_KEY`.
-Weights that a run keeps lie as ``results/<task>/weights/<hash>.pt``, sealed; `torch.load` reads them as they are.
+Weights that a run keeps lie as ``results/<task>/weights/<hash>.pt``, sealed; `torch.load` reads them as they are. What
+probes and figures have computed from them lies beside, as ``<hash>-<of what>``, and is forgotten with them.
 Batches in progress lie as ``results/<task>/checkpoints/<hash>.pt``, sealed, locks as ``results/<task>/locks/<hash>``.
 
 Nothing that is read is used unchecked. Damaged is only what fails its checksum in a known format; what the system does
@@ -34,13 +35,13 @@ from omnigrok import sealed
 from omnigrok.errors import CorruptFileError, NewerFileError, OmnigrokError, first_line
 from omnigrok.files import atomic, make_folder, reading
 from omnigrok.loading import run_hash
+from omnigrok.log import MEASURED
 from omnigrok.spec import RunSpec
 
 FORMAT = 2
 RUN_KEY, HOST_KEY = b"omnigrok.run", b"omnigrok.host"
 FORMAT_KEY, SHA256_KEY = b"omnigrok.format", b"omnigrok.sha256"
 COMPRESSION = "zstd"
-MEASURED = ["step", "split", "metric", "value"]
 COLUMNS = ["run", "task", "alpha", "n_train", "weight_decay", "seed", *MEASURED]
 
 
@@ -60,17 +61,7 @@ class Store:
 
     def write(self, spec: RunSpec, measured: pd.DataFrame, run: dict[str, Any], host: dict[str, Any]) -> None:
         """Store a finished run. `measured` has the columns step, split, metric, value."""
-        name = run_hash(spec)
-        measured = measured[MEASURED].astype({"step": "int64", "value": "float64"})
-        table = measured.assign(
-            run=name,
-            task=spec.task,
-            alpha=spec.alpha,
-            n_train=spec.n_train,
-            weight_decay=spec.weight_decay,
-            seed=spec.seed,
-        )[COLUMNS]
-        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        arrow = pa.Table.from_pandas(identified(spec, measured), preserve_index=False)
         content = {"spec": spec.canonical(), "sha256": table_sha256(arrow), **run}
         metadata = {
             FORMAT_KEY: str(FORMAT).encode(),
@@ -82,14 +73,18 @@ class Store:
             pq.write_table(arrow.replace_schema_metadata(metadata), temporary, compression=COMPRESSION)
 
     def write_weights(self, spec: RunSpec, weights: dict[int, dict[str, torch.Tensor]]) -> None:
-        """Keep a run's weights at some steps. Written before its table: a finished run has them."""
+        """Keep a run's weights at some steps. Written before its table: a finished run has them.
+
+        What was computed from other weights of the run, before it was trained again, is forgotten.
+        """
+        self._delete_computed(spec)
         sealed.save(self.weights_path(spec), weights, "weights", run_hash(spec), locked=True)
 
     def weights_path(self, spec: RunSpec) -> Path:
         return self.root / spec.task / "weights" / f"{run_hash(spec)}.pt"
 
     def weights(self, spec: RunSpec) -> dict[int, dict[str, torch.Tensor]]:
-        """The state_dicts of a finished run at the steps of `spec.keep`, for the module of ``task.model(spec)``.
+        """A finished run's state_dicts, for the module of ``task.model(spec)``, at the steps of `spec.keep` it reached.
 
         Raises:
             OmnigrokError: there are none, or the file is damaged.
@@ -147,13 +142,18 @@ class Store:
         hashes = set(map(run_hash, specs))
         for spec in specs:
             self.path(spec).unlink(missing_ok=True)
-            kept = self.weights_path(spec)
-            for path in kept.parent.glob(f"{kept.stem}*"):  # the weights, and what a figure has computed from them
-                path.unlink(missing_ok=True)
+            self.weights_path(spec).unlink(missing_ok=True)
+            self._delete_computed(spec)
         for task in {spec.task for spec in specs}:
             for path, batch in self.checkpointed_batches(task):
                 if hashes & set(batch):
                     path.unlink(missing_ok=True)
+
+    def _delete_computed(self, spec: RunSpec) -> None:
+        """Forget what figures and probes have computed from a run's weights."""
+        kept = self.weights_path(spec)
+        for path in kept.parent.glob(f"{kept.stem}-*"):
+            path.unlink(missing_ok=True)
 
     def lock(self, spec: RunSpec) -> filelock.BaseFileLock:
         """A lock that only one process of a machine holds for a run; the system frees it however the process ends."""
@@ -210,6 +210,19 @@ class Store:
             for path, batch in self.checkpointed_batches(task):
                 if finished.issuperset(batch):
                     path.unlink(missing_ok=True)
+
+
+def identified(spec: RunSpec, measured: pd.DataFrame) -> pd.DataFrame:
+    """The long table of a run, from what was measured of it: step, split, metric, value."""
+    measured = measured[MEASURED].astype({"step": "int64", "value": "float64"})
+    return measured.assign(
+        run=run_hash(spec),
+        task=spec.task,
+        alpha=spec.alpha,
+        n_train=spec.n_train,
+        weight_decay=spec.weight_decay,
+        seed=spec.seed,
+    )[COLUMNS]
 
 
 def run_files(root: Path) -> list[Path]:

@@ -269,7 +269,7 @@ class _Worker:
             try:
                 trainer.load_state_dict(saved["state"])
             except (ValueError, KeyError, RuntimeError) as error:
-                reason = f"checkpoint {path} is of another model ({first_line(error)})"
+                reason = f"checkpoint {path} is of another model or of other probes ({first_line(error)})"
                 warnings.warn(f"{reason}; starting again", stacklevel=2)
                 saved, trainer = None, Trainer(task, specs, data, self.device)
         spent = saved["seconds"] if saved is not None else 0.0

@@ -10,46 +10,49 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from omnigrok.data_contract import check_classes, extreme_examples
-from omnigrok.ensemble import Ensemble, Model
+from omnigrok.ensemble import Ensemble, Model, widest_dtype
 from omnigrok.errors import SpecError
+from omnigrok.log import Log
 from omnigrok.order import BatchOrder
+from omnigrok.probing import Question, asked, no_global_draws, takes, takes_trainer
 from omnigrok.processor import flushed
 from omnigrok.schedule import evaluation_steps
-from omnigrok.spec import RunSpec, global_states
+from omnigrok.spec import RunSpec
 from omnigrok.sphere import Spheres
 from omnigrok.task import Inputs, Task, TaskData, check_options, check_size
 
 
 class Probe(Protocol):
-    """Measures something at the logged steps. A frozen dataclass: its fields enter the run's hash."""
+    """Measures something of all runs at the logged steps. A frozen dataclass: its fields enter the run's hash.
 
-    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]: ...
+    Its answer is checked each time: floating-point numbers, one a run, by the names of metrics. A metric may be left
+    out at some steps. A probe that has one argument is given the trainer, as all were once.
+    """
+
+    def __call__(self, ensemble: Ensemble, data: TaskData) -> dict[str, Float[Tensor, "runs"]]: ...
 
 
 class Perturbation(Protocol):
-    """Changes the training inputs of a step (noise, PGD). A frozen dataclass: its fields enter the run's hash."""
+    """Changes the training inputs of a step (noise, PGD). A frozen dataclass: its fields enter the run's hash.
 
-    def __call__(self, trainer: Trainer, inputs: Inputs, targets: Tensor) -> Inputs: ...
+    Inputs and targets lead with (runs, batch), and so do the inputs that it gives. What it does to the model's buffers
+    (running statistics) is undone.
+    """
+
+    def __call__(self, ensemble: Ensemble, inputs: Inputs, targets: Tensor) -> Inputs: ...
 
 
 PER_RUN = frozenset({"alpha", "seed", "weight_decay", "n_train", "batch_size", "sphere"})
 """What may differ within a batch. All else is shared, so a field that is forgotten here costs speed and no truth."""
-
-
-def widest_dtype(device: torch.device) -> torch.dtype:
-    """What means are taken in: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def batch_key(spec: RunSpec) -> tuple:
@@ -67,8 +70,8 @@ class Trainer:
         data: the task's data on `device`.
 
     Raises:
-        SpecError: a run wants more examples than the pool has, or float64 where the device has none; or the task's loss
-            or a metric is not one number an example.
+        SpecError: a run wants more examples than the pool has, or float64 where the device has none; the task's loss or
+            a metric is not one number an example; or a probe or perturbation does not take what it is called with.
         ValueError: the specs cannot share a batch.
     """
 
@@ -91,13 +94,18 @@ class Trainer:
         self.task, self.specs, self.data = task, tuple(specs), data
         self.device = torch.device(device)
         self.spec = specs[0]
-        self.step = 0
         self._measured = -1  # a checkpoint at a logged step may lie before or after its measurement
         self.ensemble = Ensemble(task, specs, device)
+        self._questions: list[Question] = [
+            (probe, (self,) if takes_trainer(probe) else (self.ensemble, data)) for probe in self.spec.probes
+        ]
+        if self.spec.perturbation is not None and not takes(self.spec.perturbation, 3):
+            name = type(self.spec.perturbation).__name__
+            raise SpecError(f"{name} cannot be called as a perturbation is: __call__(self, ensemble, inputs, targets)")
         self._check_contract()
         self._order = BatchOrder(specs, self.device)
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
-        self._log: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        self._log = Log()
         self._kept: dict[int, dict[str, Tensor]] = {}
         self.spheres = Spheres(self.ensemble, [spec.sphere for spec in specs])
         self.spheres.begin(0)
@@ -107,6 +115,15 @@ class Trainer:
                 self.ensemble.adopt_layout(self.losses(inputs, targets, shared=shared))
         self.optimizer = self.spec.optimizer.start(self.ensemble, [spec.weight_decay for spec in specs])
         self._gradient_parts = [(part, part.state(self.ensemble)) for part in self.spec.gradient]
+
+    @property
+    def step(self) -> int:
+        """Updates so far."""
+        return self.ensemble.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self.ensemble.step = step
 
     @flushed()
     def train(
@@ -152,9 +169,9 @@ class Trainer:
             with self.ensemble.seeded(self.step):
                 if self.spec.perturbation is not None:
                     inputs, targets = self._per_run(inputs, targets, shared)
-                    with self._no_global_draws(self.spec.perturbation):
-                        inputs, shared = self.spec.perturbation(self, inputs, targets), False
-                losses = self.losses(inputs, targets, shared=shared)
+                    with no_global_draws(self.spec.perturbation, self.ensemble), self.ensemble.buffers_kept():
+                        inputs, shared = self.spec.perturbation(self.ensemble, inputs, targets), False
+                losses = self.ensemble.losses(inputs, targets, shared=shared)
             self.spheres.within_step()
             self.ensemble.set_gradients(losses)
         if self._gradient_parts:
@@ -175,24 +192,14 @@ class Trainer:
 
     def losses(self, inputs: Inputs, targets: Tensor, *, shared: bool = False) -> Float[Tensor, "runs"]:
         """Mean loss of each run on a batch."""
-
-        def loss(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
-            return self.example_losses(model(*inputs), targets).mean()
-
-        losses: Tensor = self.ensemble.map(loss, inputs, targets, shared=shared)
-        return losses
-
-    def example_losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The loss of each example: the task's, or what the spec has instead."""
-        return self.task.loss(outputs, targets) if self.spec.loss is None else self.spec.loss(outputs, targets)
+        return self.ensemble.losses(inputs, targets, shared=shared)
 
     @torch.no_grad()
     def measure(self) -> None:
         """Log loss and metrics on train and test set, the weight norm, and the probes."""
-        self._measured = self.step
-        self._record("parameters", {"weight_norm": self.ensemble.norm()})
-        data = self.data
-        self._record("test", self._evaluate(data.test_inputs, data.test_targets))
+        step, data = self.step, self.data
+        self._log.record(step, "parameters", {"weight_norm": self.ensemble.norm()})
+        self._log.record(step, "test", self._evaluate(data.test_inputs, data.test_targets))
         sizes = torch.tensor([spec.n_train for spec in self.specs])
         results: dict[str, Tensor] = {}
         for n in sizes.unique().tolist():
@@ -204,49 +211,54 @@ class Trainer:
             )
             for name, values in metrics.items():
                 results.setdefault(name, values.new_zeros(len(self.specs)))[rows] = values
-        self._record("train", results)
-        for probe in self.spec.probes:
-            with torch.enable_grad(), self._no_global_draws(probe):
-                self._record("probe", probe(self))
+        self._log.record(step, "train", results)
+        self._log.record(step, "probe", self.probed())
+        self._measured = step
+
+    def probed(self) -> dict[str, Float[Tensor, "runs"]]:
+        """What the probes say now.
+
+        Raises:
+            SpecError: an answer is not what a probe's must be.
+        """
+        return asked(self._questions, self.ensemble)
 
     def latest(self, split: str, metric: str) -> float:
         """The mean over runs of what was measured last."""
-        return self._log[split, metric][-1].mean().item()
+        return self._log.latest(split, metric).mean().item()
 
     def frames(self) -> list[pd.DataFrame]:
         """What was measured, a table a run: step, split, metric, value. A run that stopped ends there and says so."""
-        steps = np.array([s for s in sorted(self._schedule) if s <= self._measured])
-        logged = {key: torch.stack(values).double().numpy() for key, values in self._log.items()}
-        found = []
-        for r, end in enumerate(self._ends()):
-            last = len(steps) if end == math.inf else int(end) + 1
-            parts = [
-                pd.DataFrame({"step": steps[:last], "split": split, "metric": metric, "value": values[:last, r]})
-                for (split, metric), values in sorted(logged.items())
-            ]
+        ends = self._ends()
+        tables = self._log.tables(ends)
+        for r, end in enumerate(ends):
             if end != math.inf:
-                said = {"step": steps[last - 1 : last], "split": "run", "metric": "stopped", "value": 1.0}
-                parts.append(pd.DataFrame(said))
-            found.append(pd.concat(parts, ignore_index=True))
-        return found
+                said = pd.DataFrame({"step": [int(end)], "split": "run", "metric": "stopped", "value": 1.0})
+                tables[r] = pd.concat([tables[r], said], ignore_index=True)
+        return tables
 
     def stopped(self) -> bool:
         """Whether all runs have ended before their last step."""
         return self.spec.stop is not None and max(self._ends()) < math.inf
 
     def _ends(self) -> list[float]:
-        """The evaluation, by its number, after which each run has stopped; inf: it has not."""
-        values = self._log.get(("test", self.task.thresholds.metric), [])
-        if self.spec.stop is None or not values:
+        """The step of the evaluation after which each run has stopped; inf: it has not."""
+        metric = self.task.thresholds.metric
+        steps = self._log.steps("test", metric)
+        if self.spec.stop is None or not steps:
             return [math.inf] * len(self.specs)
-        columns = torch.stack(values).T.tolist()
-        return [self.spec.stop.at(column, self.task.thresholds.test) for column in columns]
+        found = [self.spec.stop.at(v, self.task.thresholds.test) for v in self._log.values("test", metric).T.tolist()]
+        return [steps[int(i)] if i < math.inf else i for i in found]
 
     def weights(self) -> list[dict[int, dict[str, Tensor]]]:
-        """For each run, the kept steps with the state_dict of its module."""
+        """For each run, the kept steps that it reached with the state_dict of its module."""
         return [
-            {step: {name: x[r].cpu().clone() for name, x in state.items()} for step, state in self._kept.items()}
-            for r in range(len(self.specs))
+            {
+                step: {name: x[r].cpu().clone() for name, x in state.items()}
+                for step, state in self._kept.items()
+                if step <= end
+            }
+            for r, end in enumerate(self._ends())
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,7 +270,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "gradient": [state for _, state in self._gradient_parts],
             "spheres": self.spheres.state_dict(),
-            "log": {"/".join(key): torch.stack(values) for key, values in self._log.items()},
+            **self._log.state_dict(),
             "kept": self._kept,
         }
 
@@ -272,10 +284,8 @@ class Trainer:
         for (_, own), saved in zip(self._gradient_parts, state["gradient"], strict=True):
             for x, y in zip(own, saved, strict=True):
                 x.copy_(y)
-        self._log.clear()
-        for key, values in state["log"].items():
-            split, metric = key.split("/", 1)
-            self._log[split, metric] = list(values.cpu())
+        evaluations = [step for step in sorted(self._schedule) if step <= state["measured"]]
+        self._log.load_state_dict(state, len(self.specs), evaluations)
         self._measured = state["measured"]
         self._kept = dict(state.get("kept", {}))
 
@@ -285,22 +295,21 @@ class Trainer:
         """Means over a shared set of examples. Sums are in float64 where the device has it, and divided last."""
         accumulate = widest_dtype(self.device)
         sums: dict[str, Tensor] = {}
-        self.ensemble.module.eval()
         chunk = self.task.evaluation_chunk
-        for start in range(0, len(targets), chunk):
-            part = slice(start, start + chunk)
-            values = self.ensemble.map(
-                self._example_metrics, tuple(x[part] for x in inputs), targets[part], shared=True, rows=rows
-            )
-            for name, value in values.items():
-                total = value.sum(dim=1, dtype=accumulate)
-                sums[name] = sums[name] + total if name in sums else total
-        self.ensemble.module.train()
+        with self.ensemble.evaluating():
+            for start in range(0, len(targets), chunk):
+                part = slice(start, start + chunk)
+                values = self.ensemble.map(
+                    self._example_metrics, tuple(x[part] for x in inputs), targets[part], shared=True, rows=rows
+                )
+                for name, value in values.items():
+                    total = value.sum(dim=1, dtype=accumulate)
+                    sums[name] = sums[name] + total if name in sums else total
         return {name: total / len(targets) for name, total in sums.items()}
 
     def _example_metrics(self, model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
         outputs = model(*inputs)
-        return {"loss": self.example_losses(outputs, targets), **self.task.metrics(outputs, targets)}
+        return {"loss": self.ensemble.example_losses(outputs, targets), **self.task.metrics(outputs, targets)}
 
     @torch.no_grad()
     def _check_contract(self) -> None:
@@ -311,7 +320,7 @@ class Trainer:
             outputs, examples = model(*inputs), len(targets)
             try:
                 metrics = self.task.metrics(outputs, targets)
-                loss = self.example_losses(outputs, targets)
+                loss = self.ensemble.example_losses(outputs, targets)
             except (IndexError, RuntimeError) as error:
                 check_classes(self.task.name, outputs, targets, error)
                 raise
@@ -332,34 +341,14 @@ class Trainer:
                 )
             return loss
 
-        self.ensemble.module.eval()
-        with self.ensemble.buffers_kept():
+        with self.ensemble.evaluating(), self.ensemble.buffers_kept():
             for inputs, targets in extreme_examples(self.data, self.specs):
                 self.ensemble.map(check, inputs, targets, shared=True)
-        self.ensemble.module.train()
-
-    @contextlib.contextmanager
-    def _no_global_draws(self, part: object) -> Iterator[None]:
-        """Raises SpecError where a part draws from a global generator: its numbers would be others at each run."""
-        if self.ensemble.draws:  # a model with dropout does, and is seeded
-            yield
-            return
-        before = global_states()
-        yield
-        if global_states() != before:
-            raise SpecError(
-                f"{type(part).__name__} draws from a global random generator, so no run could be repeated; draw from "
-                "omnigrok.spec.generator(spec.seed, 'a name', trainer.step) instead"
-            )
-
-    def _record(self, split: str, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self._log[split, name].append(value.detach().cpu())
 
     def _change(self, step: int) -> None:
         """Take on the settings that change at a step."""
         for change in (each for each in self.spec.changes if each.step == step):
-            self.specs = tuple(spec.replace(**change.settings) for spec in self.specs)
+            self.ensemble.specs = self.specs = tuple(spec.replace(**change.settings) for spec in self.specs)
             self.spec = self.specs[0]
             self.optimizer.decay([spec.weight_decay for spec in self.specs])
             self._order = BatchOrder(self.specs, self.device)

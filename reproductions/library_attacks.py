@@ -20,15 +20,15 @@ import torch
 from torch import nn
 
 from omnigrok import console
+from omnigrok.ensemble import Ensemble
 from omnigrok.errors import OmnigrokError
 from omnigrok.figures.figure import Options, preset_option
 from omnigrok.files import atomic
 from omnigrok.loading import task_data
+from omnigrok.probes.kept import kept_ensembles
 from omnigrok.probes.robustness import PGD, class_labels, objective_values
-from omnigrok.registry import get_task
 from omnigrok.store import Store
 from omnigrok.task import TaskData
-from omnigrok.trainer import Trainer
 from reproductions.claims.partition import FROM
 from reproductions.experiments.robust import MAIN, partitioned
 from reproductions.fig_partition import FIGURE
@@ -46,13 +46,13 @@ Right = dict[str, np.ndarray]
 """For each attack, whether each image is still classified right."""
 
 
-def ours(trainer: Trainer, data: TaskData, n: int) -> Right:
+def ours(ensemble: Ensemble, data: TaskData, n: int) -> Right:
     """The first n test images, clean and under the suite's attacks."""
     inputs, targets = (data.test_inputs[0][None, :n],), data.test_targets[None, :n]
     labels = class_labels(targets)
-    attacked = {name: attack.attack(trainer, inputs, targets, "evaluation") for name, attack in OURS.items()}
+    attacked = {name: attack.attack(ensemble, inputs, targets, "evaluation") for name, attack in OURS.items()}
     return {
-        name: (objective_values(trainer, "margin", found, labels)[0] < 0).numpy()
+        name: (objective_values(ensemble, "margin", found, labels)[0] < 0).numpy()
         for name, found in {"clean": inputs, **attacked}.items()
     }
 
@@ -103,13 +103,12 @@ def main(preset: str, examples: int, results: Path, out: Path) -> None:
     store, rows = Store(results), []
     for spec in partitioned(options):
         data = task_data(spec, "cpu")
-        trainer = Trainer(get_task(spec.task), [spec], data)
-        for step, weights in store.weights(spec).items():
+        for ensemble in kept_ensembles(spec, store):
+            step = ensemble.step
             if step < FROM and preset != "quick":
                 continue
-            trainer.ensemble.load_state_dict({"params": {k: x[None] for k, x in weights.items()}, "buffers": {}})
-            found = with_worst(ours(trainer, data, examples), "all of ours")
-            found |= with_worst(library(trainer.ensemble.model(0), data, examples), "all of the library's")
+            found = with_worst(ours(ensemble, data, examples), "all of ours")
+            found |= with_worst(library(ensemble.model(0), data, examples), "all of the library's")
             rows += [{"seed": spec.seed, "step": step, "attack": k, "accuracy": x} for k, x in found.items()]
             click.echo(f"seed {spec.seed}, step {step:,}: " + ", ".join(f"{k} {x:.3f}" for k, x in found.items()))
     with atomic(out) as temporary:

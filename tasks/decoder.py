@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -76,7 +78,7 @@ class Decoder(nn.Module):
 
     def forward(self, equations: Int[Tensor, "batch 3"]) -> Float[Tensor, "batch answer token"]:
         n, length = self.operands, LENGTH - 2 + self.answer
-        first, second = self.layers
+        first, second = cast(Sequence[DecoderLayer], self.layers)
         embedded, place = self.embedding.weight, self.position
         operand = embedded[self.first : self.first + n]
         fixed = torch.stack([embedded[EOS] + place[0], embedded[OPERATOR] + place[2], embedded[EQUALS] + place[4]])
@@ -95,7 +97,7 @@ class Decoder(nn.Module):
         before = [F.embedding(prefix, x) for x in (table, queries, keys, values)]
         shared = first.finish(before[0], first.attend(*before[1:]))  # (a, position, d_model)
 
-        def behind(linear: nn.Module) -> Tensor:
+        def behind(linear: nn.Linear) -> Tensor:
             """Keys or values of the second layer at all positions."""
             known = F.embedding(a, linear(shared).flatten(1)).unflatten(1, (3, -1))
             return torch.cat([known, linear(states)], dim=1)

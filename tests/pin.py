@@ -135,13 +135,12 @@ def probes() -> pd.DataFrame:
     """What the probes log, and what the perturbations do to a batch: its mean change and its loss."""
     trainer, rows = boxes(), []
     for name, probe in PINNED_PROBES.items():
-        rows += [
-            (name, metric, r, x) for metric, values in probe(trainer).items() for r, x in enumerate(values.tolist())
-        ]
+        found = probe(trainer.ensemble, trainer.data)
+        rows += [(name, metric, r, x) for metric, values in found.items() for r, x in enumerate(values.tolist())]
     trainer.step = 2
     inside = trainer.batch()[0][0].clamp(max=0.8), trainer.batch()[1]
     for name, perturbation in PERTURBATIONS.items():
-        (x,) = perturbation(trainer, inside[:1], inside[1])
+        (x,) = perturbation(trainer.ensemble, inside[:1], inside[1])
         weights = torch.linspace(1.0, 2.0, x[0].numel(), dtype=x.dtype).view(x[0].shape)
         with torch.no_grad():
             loss = trainer.losses((x,), inside[1])

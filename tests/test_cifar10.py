@@ -64,8 +64,8 @@ def test_probes_leave_batch_statistics_alone(data):
     for _ in range(3):
         trainer.update()
     before = trainer.ensemble.stacked()
-    ComplexityProbe(radius=0.1, directions=5, points=10)(trainer)
-    RobustnessProbe(eps=(0.01,), steps=2, examples=10)(trainer)
+    ComplexityProbe(radius=0.1, directions=5, points=10)(trainer.ensemble, data)
+    RobustnessProbe(eps=(0.01,), steps=2, examples=10)(trainer.ensemble, data)
     after = trainer.ensemble.stacked()
     assert all(torch.equal(before[name], after[name]) for name in before)
     statistics = [name for name in before if "running_mean" in name]

@@ -220,7 +220,7 @@ def test_the_probe_measures_every_run_as_the_function_does(mnist_data, runs):
     probe = ComplexityProbe(radius=0.5, directions=5, points=12)
     spec = task.spec.replace(dtype="float64", steps=0, n_train=20, batch_size=10, probes=(probe,))
     trainer = Trainer(task, [spec.replace(seed=s, alpha=1.0 + s) for s in range(runs)], mnist_data)
-    found = probe(trainer)
+    found = probe(trainer.ensemble, mnist_data)
     for row, each in enumerate(trainer.specs):
         model = scaled_model(task, each)
         expected = local_complexity(model, mnist_data.train_inputs[0][:12], 0.5, 5)
@@ -232,9 +232,10 @@ def test_the_probe_measures_every_run_as_the_function_does(mnist_data, runs):
 
 def test_a_probe_needs_the_training_examples_that_it_looks_at():
     probe = ComplexityProbe(directions=3, points=60)
-    assert probe(boxes(1, n_train=60))["lc_train"] > 0
+    enough, too_few = boxes(1, n_train=60), boxes(1, n_train=59)
+    assert probe(enough.ensemble, enough.data)["lc_train"] > 0
     with pytest.raises(OmnigrokError, match="of 60 points needs as many training examples"):
-        probe(boxes(1, n_train=59))
+        probe(too_few.ensemble, too_few.data)
 
 
 def test_the_probe_logs_within_a_run():
@@ -242,4 +243,4 @@ def test_the_probe_logs_within_a_run():
     spec = task.spec.replace(steps=10, n_train=20)
     data = task_data(spec, "cpu")
     with pytest.raises(OmnigrokError, match="no activation"):  # it has tanh, which is not counted
-        ComplexityProbe(directions=3, points=5)(Trainer(task, [spec], data))
+        ComplexityProbe(directions=3, points=5)(Trainer(task, [spec], data).ensemble, data)

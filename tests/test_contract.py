@@ -207,11 +207,11 @@ class Noise:
 
     source: str
 
-    def __call__(self, trainer, *batch):
+    def __call__(self, ensemble, *batch):
         draw = {"torch": lambda: torch.rand(1), "numpy": lambda: np.random.rand(), "python": random.random}
         value = float(draw[self.source]())
-        if not batch:
-            return {"noise": torch.full((len(trainer.specs),), value)}
+        if isinstance(batch[0], TaskData):
+            return {"noise": torch.full((len(ensemble),), value)}
         return tuple(x + value for x in batch[0])
 
 
@@ -232,11 +232,11 @@ def test_a_part_that_draws_from_a_global_generator_is_refused(register, place, s
 
 @dataclass
 class Unfrozen:
-    def __call__(self, trainer): ...
+    def __call__(self, ensemble, data): ...
 
 
 class Plain:
-    def __call__(self, trainer): ...
+    def __call__(self, ensemble, data): ...
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class NotCalled:
 class Listing:
     eps: object
 
-    def __call__(self, trainer): ...
+    def __call__(self, ensemble, data): ...
 
 
 @pytest.mark.parametrize("place", ["perturbation", "probes"])
@@ -284,7 +284,7 @@ def own_part(module):
     class Own:
         eps: float
 
-        def __call__(self, trainer, inputs, targets):
+        def __call__(self, ensemble, inputs, targets):
             return inputs
 
     Own.__qualname__, Own.__module__ = "PGD", module
@@ -302,7 +302,7 @@ def test_a_part_with_a_new_version_is_another_run():
         by: float
         version: ClassVar[int] = 1
 
-        def __call__(self, trainer, inputs, targets):
+        def __call__(self, ensemble, inputs, targets):
             return inputs
 
     before = Mine.spec.replace(perturbation=Scale(2.0)).hash("")

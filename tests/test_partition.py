@@ -264,7 +264,7 @@ def test_the_probe_says_of_each_run_what_its_own_partition_is(mnist_data, count)
     trainer = Trainer(task, [spec.replace(seed=s) for s in range(count)], mnist_data)
     trainer.update()
     probe = PartitionProbe()
-    logged = probe(trainer)
+    logged = probe(trainer.ensemble, mnist_data)
     for r in range(count):
         found = partition(trainer.ensemble.model(r), probe.plane(mnist_data))
         assert logged["regions"][r] == len(found.regions)

@@ -231,8 +231,8 @@ def test_what_is_measured_is_what_the_model_gives(spec):
 def test_a_metrics_name_may_hold_a_slash(spec):
     @dataclass(frozen=True)
     class Slashed:
-        def __call__(self, trainer):
-            return {"a/b/c": trainer.ensemble.norm()}
+        def __call__(self, ensemble, data):
+            return {"a/b/c": ensemble.norm()}
 
     task, data = get_task("teacher_student"), task_data(spec, "cpu")
     first, second = (Trainer(task, [spec.replace(probes=(Slashed(),))], data) for _ in range(2))
@@ -276,8 +276,8 @@ class Shift:
 
     by: float
 
-    def __call__(self, trainer, inputs, targets):
-        assert inputs[0].shape[:2] == targets.shape[:2] == (len(trainer.specs), 40)
+    def __call__(self, ensemble, inputs, targets):
+        assert inputs[0].shape[:2] == targets.shape[:2] == (len(ensemble), 40)
         return tuple(x + self.by for x in inputs)
 
 
@@ -287,10 +287,10 @@ class InputGradient:
 
     examples: int
 
-    def __call__(self, trainer):
-        x = trainer.data.test_inputs[0][: self.examples].expand(len(trainer.specs), -1, -1).clone().requires_grad_()
-        targets = trainer.data.test_targets[: self.examples].expand(len(trainer.specs), -1, -1)
-        (gradient,) = torch.autograd.grad(trainer.losses((x,), targets).sum(), x)
+    def __call__(self, ensemble, data):
+        x = data.test_inputs[0][: self.examples].expand(len(ensemble), -1, -1).clone().requires_grad_()
+        targets = data.test_targets[: self.examples].expand(len(ensemble), -1, -1)
+        (gradient,) = torch.autograd.grad(ensemble.losses((x,), targets).sum(), x)
         return {"input_gradient": gradient.flatten(1).norm(dim=1)}
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
 from omnigrok.probes.partition import AFFINE_MODULES
 from omnigrok.spec import generator
-from omnigrok.trainer import Trainer, widest_dtype
+from omnigrok.task import TaskData
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
 OPERATORS = {
@@ -127,10 +128,10 @@ class ComplexityProbe:
     points: int = 200
     seed: int = 0
 
-    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]:
-        data, result = trainer.data, {}
+    def __call__(self, ensemble: Ensemble, data: TaskData) -> dict[str, Float[Tensor, "runs"]]:
+        result: dict[str, Tensor] = {}
         train, test = data.train_inputs[0], data.test_inputs[0]
-        if any(spec.n_train < self.points for spec in trainer.specs):
+        if any(spec.n_train < self.points for spec in ensemble.specs):
             raise OmnigrokError(f"a complexity probe of {self.points} points needs as many training examples")
         uniform = torch.rand(self.points, *train.shape[1:], generator=generator(self.seed, "random points"))
         low, high = torch.aminmax(train)
@@ -141,15 +142,15 @@ class ComplexityProbe:
             ("test", test[: self.points]),
             ("random", uniform),
         ):
-            total, dead, on = self._measure(trainer, points, offsets)
+            total, dead, on = self._measure(ensemble, points, offsets)
             result[f"lc_{name}"] = total
             if name == "train":
                 result |= {"lc_train_dead": dead, "lc_train_always_on": on}
         return result
 
     @torch.no_grad()
-    def _measure(self, trainer: Trainer, points: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        module = trainer.ensemble.module
+    def _measure(self, ensemble: Ensemble, points: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        module = ensemble.module
         layers, shared = activations(module), starts_affine(module)
 
         def count(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
@@ -160,10 +161,9 @@ class ComplexityProbe:
                 "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
             }
 
-        module.eval()
-        chunk = chunk_size(module, layers, points[:1], offsets, shared, MEMORY // len(trainer.specs))
-        parts = [trainer.ensemble.map(count, (part,), part, shared=True) for part in points.split(chunk)]
-        module.train()
+        with ensemble.evaluating():
+            chunk = chunk_size(module, layers, points[:1], offsets, shared, MEMORY // len(ensemble))
+            parts = [ensemble.map(count, (part,), part, shared=True) for part in points.split(chunk)]
         wide = widest_dtype(points.device)
         total = torch.cat([part["total"] for part in parts], dim=1).to(wide).mean(dim=1)
         positive, negative = (

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from omnigrok.ensemble import Ensemble
 from omnigrok.probes.partition import Plane, partition
 from omnigrok.task import TaskData
-from omnigrok.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class PartitionProbe:
     def plane(self, data: TaskData) -> Plane:
         return Plane.through(data.train_inputs[0][list(self.examples)].cpu(), self.margin)
 
-    def __call__(self, trainer: Trainer) -> dict[str, Float[Tensor, "runs"]]:
-        plane = self.plane(trainer.data)
-        anchors = plane.coordinates(trainer.data.train_inputs[0][list(self.examples)].cpu())
+    def __call__(self, ensemble: Ensemble, data: TaskData) -> dict[str, Float[Tensor, "runs"]]:
+        plane = self.plane(data)
+        anchors = plane.coordinates(data.train_inputs[0][list(self.examples)].cpu())
         rows = []
-        for r in range(len(trainer.specs)):
-            found = partition(trainer.ensemble.model(r), plane)
+        for r in range(len(ensemble)):
+            with ensemble.evaluating():
+                model = ensemble.model(r)
+            found = partition(model, plane)
             near, decided = (
                 np.minimum(found.distances(anchors, to), plane.half_width).mean() for to in ("boundaries", "decision")
             )
