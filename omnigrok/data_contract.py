@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnigrok.errors import SpecError
@@ -95,17 +96,18 @@ def _example(x: Tensor) -> str:
 
 
 def extreme_examples(data: TaskData, specs: Sequence[RunSpec]) -> Iterator[tuple[Inputs, Tensor]]:
-    """Inputs and targets of two examples of each split, of whole-number targets the smallest and the largest.
-
-    Of the pool as many are looked at as the runs train on, before a change or after it.
+    """Inputs and targets of two examples of each split: those of the smallest and the largest class, or the first one
+    and the next with another target. Of the pool as many are looked at as the runs train on, before a change or after.
     """
     sizes = [n for spec in specs for n in (spec.n_train, *(change.n_train for change in spec.changes))]
     used = data.train_targets[: max(n for n in sizes if n is not None)]
     for inputs, targets in ((data.train_inputs, used), (data.test_inputs, data.test_targets)):
-        chosen = torch.arange(min(2, len(targets)), device=targets.device)
-        if not targets.is_floating_point():
-            classes = targets.long().reshape(len(targets), -1)
-            chosen = torch.stack([classes.amin(dim=1).argmin(), classes.amax(dim=1).argmax()])
+        flat = targets.reshape(len(targets), -1)
+        if targets.is_floating_point():
+            other = (flat != flat[0]).any(dim=1).int().argmax()
+            chosen = torch.stack([torch.zeros_like(other), other])
+        else:
+            chosen = torch.stack([flat.long().amin(dim=1).argmin(), flat.long().amax(dim=1).argmax()])
         yield tuple(x[chosen] for x in inputs), targets[chosen]
 
 
@@ -119,3 +121,12 @@ def check_classes(task: str, outputs: object, targets: Tensor, error: Exception)
             f"targets of {task} are classes from {low} to {high}, but its model has {most} outputs, for classes 0 to "
             f"{most - 1}: give the model an output for each class, and number classes from 0"
         ) from error
+
+
+def check_alone(task: str, beside: Float[Tensor, "runs 2"], twice: Float[Tensor, "runs 2"]) -> None:
+    """Raises SpecError where the loss of an example is not the same beside another one as it is beside itself."""
+    if not torch.allclose(beside[:, 0], twice[:, 0], rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise SpecError(
+            f"the loss of an example of {task} depends on the other examples of its batch: most often outputs of shape "
+            "(batch, 1) and targets of shape (batch,), which are broadcast; give them one shape"
+        )

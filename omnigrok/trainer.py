@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from omnigrok.data_contract import check_classes, extreme_examples
+from omnigrok.data_contract import check_alone, check_classes, extreme_examples
 from omnigrok.ensemble import Ensemble, Model, widest_dtype
 from omnigrok.errors import SpecError
 from omnigrok.log import Log
@@ -316,7 +316,7 @@ class Trainer:
         """Before the first step: loss and metrics are one number an example, of all classes, and the thresholds' metric
         is there."""
 
-        def check(model: Model, inputs: Inputs, targets: Tensor) -> Tensor:
+        def check(model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
             outputs, examples = model(*inputs), len(targets)
             try:
                 metrics = self.task.metrics(outputs, targets)
@@ -339,11 +339,15 @@ class Trainer:
                 raise SpecError(
                     f"{self.task.name} has no metric {wanted!r}, which its thresholds name; it has: {known}"
                 )
-            return loss
+            first = [0] * examples
+            twice = (
+                self.ensemble.example_losses(outputs[first], targets[first]) if isinstance(outputs, Tensor) else loss
+            )
+            return {"beside": loss, "twice": twice}
 
         with self.ensemble.evaluating(), self.ensemble.buffers_kept():
             for inputs, targets in extreme_examples(self.data, self.specs):
-                self.ensemble.map(check, inputs, targets, shared=True)
+                check_alone(self.task.name, **self.ensemble.map(check, inputs, targets, shared=True))
 
     def _change(self, step: int) -> None:
         """Take on the settings that change at a step."""

@@ -194,3 +194,28 @@ def test_classes_beyond_the_examples_that_are_trained_on_do_no_harm(register):
     Trainer(get_task("mine"), [spec.replace(n_train=EXAMPLES - 1)], data)
     with pytest.raises(SpecError, match="classes from 0 to 3"):
         Trainer(get_task("mine"), [spec.replace(n_train=32), spec], data)
+
+
+REGRESSIONS = {
+    "targets without the outputs' axis": (lambda x: x, lambda o, y: (o - y).square().mean(dim=1)),
+    "outputs without the targets' axis": (lambda x: x.unsqueeze(1), lambda o, y: (o[:, 0] - y).square().mean(dim=1)),
+    "the other axis": (lambda x: x, lambda o, y: (o - y).abs().sum(dim=0)),
+    "a mean over the batch": (lambda x: x, lambda o, y: (o[:, 0] - y).square() / (y - y.mean()).square().sum()),
+}
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("what", REGRESSIONS)
+def test_a_loss_that_mixes_examples_is_named(register, what, runs):
+    """Of the right shape, and of wrong numbers."""
+    shape, loss = REGRESSIONS[what]
+    answers = {name: lambda y: shape(y.double()) for name in ("train_targets", "test_targets")}
+    changes = {"load": changed(**answers), "loss": lambda self, o, y: loss(o[:, :1], y)}
+    right = lambda self, o, y: {"accuracy": o.new_zeros(len(o))}  # noqa: E731
+    spec = register(type("Mine", (Mine,), {**changes, "metrics": right}))
+    data = load_data(get_task("mine"), spec, "cpu")
+    with pytest.raises(SpecError, match="loss of an example of mine depends on the other examples of its batch"):
+        Trainer(get_task("mine"), [spec.replace(seed=s) for s in range(runs)], data)
+    changes["loss"] = lambda self, o, y: (o[:, 0] - y.flatten()).square()
+    register(type("Mine", (Mine,), {**changes, "metrics": right}))
+    Trainer(get_task("mine"), [spec.replace(seed=s) for s in range(runs)], data)
