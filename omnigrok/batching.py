@@ -22,7 +22,7 @@ from typing import Any
 import filelock
 import torch
 
-from omnigrok.errors import NewerFileError
+from omnigrok.errors import CannotBatchError, NewerFileError
 from omnigrok.files import atomic, holding, reading
 from omnigrok.processor import flushed, threads
 from omnigrok.provenance import device_name
@@ -110,6 +110,22 @@ def _same_work(spec: RunSpec) -> RunSpec:
         probes=(),
         keep=(),
     )
+
+
+def why_alone(task: Task, spec: RunSpec, data: TaskData, device: str) -> str:
+    """Why the runs of a task are trained one by one, by a trial of two; empty where they can share a batch.
+
+    Raises:
+        SpecError: they cannot be trained at all.
+    """
+    if not task.batchable:
+        return "its task says batchable = False"
+    try:
+        with flushed():
+            Trainer(task, [spec, spec.replace(seed=spec.seed + 1)], data, device)
+    except CannotBatchError as error:
+        return error.reason
+    return ""
 
 
 def measure(

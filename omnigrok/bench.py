@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from omnigrok.batching import MUCH_SLOWER, timed
+from omnigrok.batching import MUCH_SLOWER, timed, why_alone
 from omnigrok.ensemble import scaled_model
 from omnigrok.executors import keep_freed_memory
 from omnigrok.gradients import Clip
@@ -69,9 +69,10 @@ def bench(task: Task, spec: RunSpec, device: str, sizes: tuple[int, ...] = SIZES
     over rounds of the mean in a round.
     """
     contenders = [("published", 1), ("plain", 1)]
-    contenders += [(loop, size) for size in (sizes if task.batchable else (1,)) for loop in ("trainer", "matmul")]
-    times: dict[tuple[str, int], list[float]] = {}
     fetched(task)
+    together = not why_alone(task, spec, task_data(spec, device), device)
+    contenders += [(loop, size) for size in (sizes if together else (1,)) for loop in ("trainer", "matmul")]
+    times: dict[tuple[str, int], list[float]] = {}
     with _process(spec, device, keeps=False) as ordinary, _process(spec, device, keeps=True) as ours:
         for round_ in range(ROUNDS):
             for loop, size in list(contenders):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from omnigrok.batching import why_alone
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.loading import load_data
 from omnigrok.processor import flushed
@@ -104,8 +105,8 @@ def _repeated(task: Task, spec: RunSpec, data: TaskData) -> str:
 
 
 def _batched(task: Task, spec: RunSpec, data: TaskData) -> str:
-    if not task.batchable:
-        return "batchable = False: its runs are trained one by one"
+    if reason := why_alone(task, spec, data, "cpu"):
+        return f"its runs are trained one by one: {reason}"
     specs = list(_neighbours(spec))
     together = _trained(task, specs, data)
     worst = 0.0

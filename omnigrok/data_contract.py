@@ -123,9 +123,9 @@ def check_classes(task: str, outputs: object, targets: Tensor, error: Exception)
         ) from error
 
 
-def check_alone(task: str, beside: Float[Tensor, "runs 2"], twice: Float[Tensor, "runs 2"]) -> None:
+def check_alone(task: str, beside: Float[Tensor, "batch"], twice: Float[Tensor, "batch"]) -> None:
     """Raises SpecError where the loss of an example is not the same beside another one as it is beside itself."""
-    if not torch.allclose(beside[:, 0], twice[:, 0], rtol=1e-4, atol=1e-6, equal_nan=True):
+    if not torch.allclose(beside[0], twice[0], rtol=1e-4, atol=1e-6, equal_nan=True):
         raise SpecError(
             f"the loss of an example of {task} depends on the other examples of its batch: most often outputs of shape "
             "(batch, 1) and targets of shape (batch,), which are broadcast; give them one shape"

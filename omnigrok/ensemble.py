@@ -16,13 +16,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from omnigrok.errors import SpecError
-from omnigrok.spec import RunSpec, generator, seed_of
+from omnigrok.errors import CannotBatchError, SpecError
+from omnigrok.models import in_evaluation, named_tensors, scaled_model, shared_names
+from omnigrok.spec import RunSpec, generator, keyed
 from omnigrok.sphere import row_norms
 from omnigrok.task import Inputs, Task
+from omnigrok.trial import Habits, place_of
+
+__all__ = ["Ensemble", "Model", "in_memory_order", "scaled_model"]
 
 Model = Callable[..., Tensor]
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+warn_of_slow_rules = torch._C._functorch._set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]
+DRAWS = "its model draws random numbers (dropout)"
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
@@ -30,34 +35,12 @@ def widest_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False) -> nn.Module:
-    """The module of one run at step 0: the library's default init times alpha, on the CPU, in the spec's dtype.
-
-    Every parameter is scaled, biases and embeddings too (Liu et al. 2023, section 3). The draw depends on the seed
-    alone; torch's global generator is left as it was. `reference` gives the task's plain form of the same network.
-    """
-    state = torch.default_generator.get_state()
-    try:
-        torch.default_generator.manual_seed(seed_of(spec.seed, "init"))
-        model = task.model(spec)
-        if reference:
-            plain = task.reference_model(spec)
-            plain.load_state_dict(model.state_dict())
-            model = plain
-        model = model.to(spec.torch_dtype)
-    finally:
-        torch.default_generator.set_state(state)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(spec.alpha)
-    return model
-
-
 class Ensemble:
     """The stacked parameters and buffers of one batch of runs: what optimizers step and probes look at.
 
     A parameter that several layers share is one parameter. In a batch the model's forward pass may not draw random
-    numbers, as runs would depend on their neighbours; alone, what dropout modules draw depends on seed and step.
+    numbers, as runs would depend on their neighbours; alone, what it draws depends on seed and step. A buffer that a
+    forward pass assigns is read back after a pass in training; one in evaluation leaves no trace.
 
     Attributes:
         task: the task of all runs.
@@ -67,30 +50,49 @@ class Ensemble:
         params: each of the module's parameters with a leading axis of runs.
         theta: the same memory as one (runs, n) matrix a parameter, for the row arithmetic.
         leaves: what the optimizer steps: theta, or the module's own parameters for a single run.
-        draws: whether the model draws random numbers when it trains (dropout).
+        draws: whether the model draws random numbers (dropout), in training or evaluation.
+        habits: what the model does beside computing its outputs.
+        module: of a single run its own; of a batch the structure, without numbers.
 
     Raises:
-        SpecError: a parameter is frozen, or does not enter the loss; or a model of a batch draws random numbers.
+        SpecError: a parameter is frozen or complex, or does not enter the loss.
+        CannotBatchError: a model of a batch draws random numbers.
     """
 
-    def __init__(self, task: Task, specs: Sequence[RunSpec], device: torch.device | str) -> None:
-        models = [scaled_model(task, spec) for spec in specs]
+    def __init__(
+        self,
+        task: Task,
+        specs: Sequence[RunSpec],
+        device: torch.device | str,
+        example: Inputs | None = None,
+        habits: Habits = Habits(),  # noqa: B008  frozen
+    ) -> None:
+        models = [scaled_model(task, spec, example=example) for spec in specs]
         for name, p in models[0].named_parameters():
             if not p.requires_grad:
                 raise SpecError(f"parameter {name} of {task.name} is frozen, but all are trained: make it a buffer")
-        self.task, self.specs, self.step = task, tuple(specs), 0
+            if p.is_complex():
+                raise SpecError(f"parameter {name} of {task.name} is complex: make its two parts two parameters")
+        self.draws = habits.draws or habits.draws_in_evaluation
+        if len(specs) > 1 and self.draws:
+            raise CannotBatchError(task.name, DRAWS)
+        if len(specs) > 1 and (inside := [name for name in habits.leaves if name.endswith("]")]):
+            raise CannotBatchError(task.name, f"its passes leave something in {inside[0]}")
+        self.task, self.specs, self.step, self.habits = task, tuple(specs), 0, habits
         self.device = torch.device(device)
-        self._seed = specs[0].seed
+        self._evaluating = False
         self._shared = shared_names(models[0])
         self._paths = {name for name, _ in named_tensors(models[0], once=True)}
-        self.draws = any(map(draws, models[0].modules()))
         params, buffers = stack_module_state(models)
         self.params: dict[str, Tensor] = {k: p.detach().to(device).requires_grad_() for k, p in params.items()}
         self.buffers: dict[str, Tensor] = {k: b.to(device) for k, b in buffers.items()}
         self.module = models[0].to(device)
         self._single = len(specs) == 1
+        self._places: list[tuple[str, nn.Module, str]] = []  # of a single run's buffers
+        self._bound: list[Tensor] = []  # what is there
         self._bind()
-        self._seeds = [spec.seed for spec in specs]
+        left = [place_of(self.module, name) for name in habits.leaves if not name.endswith("]")]
+        self._left = [(place, key, {key: place[key]} if key in place else {}) for place, key in left]
         self._ones = torch.ones(len(specs), dtype=specs[0].torch_dtype, device=device)
 
     def __len__(self) -> int:
@@ -117,7 +119,7 @@ class Ensemble:
     def noise(self, name: str, step: int, i: int) -> Float[Tensor, "runs ..."]:
         """Standard normal numbers in the shape of parameter i, keyed by each run's seed, a name and the step."""
         p = list(self.params.values())[i]
-        keyed = [torch.randn(p.shape[1:], generator=generator(seed, name, step, i)) for seed in self._seeds]
+        keyed = [torch.randn(p.shape[1:], generator=generator(s.seed, name, step, i)) for s in self.specs]
         return torch.stack(keyed).to(p)
 
     def embeddings(self) -> set[str]:
@@ -144,13 +146,38 @@ class Ensemble:
         Inputs and targets lead with (runs, batch), or with (batch) when all runs share them. Results may be tensors or
         dictionaries of tensors.
         """
-        if self._single:
-            if not shared:
-                inputs, targets = tuple(x[0] for x in inputs), targets[0]
-            result = function(self.module, inputs, targets)
-            if isinstance(result, dict):
-                return {name: value.unsqueeze(0) for name, value in result.items()}
-            return result.unsqueeze(0)
+        if self.habits.changes_inputs:
+            inputs, targets, shared = self._own(inputs, targets, shared)
+        if self._evaluating and (self.habits.moves_buffers or self.habits.moves_parameters):
+            with self.buffers_kept():
+                return self._passed(function, inputs, targets, shared, rows)
+        return self._passed(function, inputs, targets, shared, rows)
+
+    def _own(self, inputs: Inputs, targets: Tensor, shared: bool) -> tuple[Inputs, Tensor, bool]:
+        """Copies, one a run, for a model that changes them in place."""
+        if not shared or self._single:
+            return tuple(x.clone() for x in inputs), targets.clone(), shared
+        runs = len(self)
+        copies = [x.expand(runs, *x.shape).clone() for x in (*inputs, targets)]
+        return tuple(copies[:-1]), copies[-1], False
+
+    def _passed(
+        self, function: Callable[..., Any], inputs: Inputs, targets: Tensor, shared: bool, rows: Tensor | None
+    ) -> Any:
+        if not self._single:
+            return self._batched(function, inputs, targets, shared, rows)
+        if not shared:
+            inputs, targets = tuple(x[0] for x in inputs), targets[0]
+        result = function(self.module, inputs, targets)
+        if self._places:
+            self._read_back()
+        if isinstance(result, dict):
+            return {name: value.unsqueeze(0) for name, value in result.items()}
+        return result.unsqueeze(0)
+
+    def _batched(
+        self, function: Callable[..., Any], inputs: Inputs, targets: Tensor, shared: bool, rows: Tensor | None
+    ) -> Any:
         params, buffers = self.params, self.buffers
         if rows is not None:
             params = {k: p[rows] for k, p in params.items()}
@@ -161,20 +188,56 @@ class Ensemble:
             named = self._with_shared(params | buffers)
             weights = {name: x for name, x in named.items() if name in self._paths}
 
-            def model(*inputs: Tensor) -> Tensor:
-                return functional_call(self.module, weights, inputs, tie_weights=False)
+            def model(*inputs: Tensor) -> Any:
+                return functional_call(self.module, weights, inputs, tie_weights=False)  # puts what is assigned there
 
-            return function(model, inputs, targets)
+            result = function(model, inputs, targets)
+            if not buffers:
+                return result
+            return result, {k: weights[k] for k, b in buffers.items() if weights.get(k, b) is not b}
 
         own = None if shared else 0
+        warn_of_slow_rules(False)  # torch would tell the user
         try:
-            return vmap(one, in_dims=(0, 0, own, own), randomness="error")(params, buffers, inputs, targets)
+            found = vmap(one, in_dims=(0, 0, own, own), randomness="error")(params, buffers, inputs, targets)
         except RuntimeError as error:
             if "randomness" not in str(error):
                 raise
+            raise CannotBatchError(self.task.name, DRAWS) from error
+        finally:
+            warn_of_slow_rules(True)
+            self._clear()
+        result, assigned = found if buffers else (found, {})
+        if not self._evaluating:
+            for name, b in assigned.items():
+                self._take(name, b)
+        return result
+
+    def _clear(self) -> None:
+        """Take away what a batched pass leaves in the structure: its tensors mean nothing outside it."""
+        for place, key, before in self._left:
+            place.pop(key, None)
+            place.update(before)
+
+    def _read_back(self) -> None:
+        """What a single run's pass has assigned to its buffers is taken in training, and undone in evaluation."""
+        for i, (name, layer, key) in enumerate(self._places):
+            b, own = layer._buffers[key], self.buffers[name]
+            if b is self._bound[i] and b.data_ptr() == own.data_ptr():  # `b.data = x` leaves the object
+                continue
+            if not self._evaluating and b is not None:
+                self._take(name, b.unsqueeze(0))
+            layer._buffers[key] = self._bound[i] = self.buffers[name][0]
+
+    def _take(self, name: str, new: Tensor) -> None:
+        """Have a buffer of all runs be another tensor: the one before may be needed by a backward pass."""
+        old = self.buffers[name]
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
             raise SpecError(
-                f"the model of {self.task.name} draws random numbers (dropout): set batchable = False in its task"
-            ) from error
+                f"a forward pass of {self.task.name} makes buffer {name} {new.dtype} of shape {tuple(new.shape[1:])}, "
+                f"it was {old.dtype} of shape {tuple(old.shape[1:])}: have it keep them"
+            )
+        self.buffers[name] = new.detach().clone(memory_format=torch.contiguous_format)
 
     def losses(self, inputs: Inputs, targets: Tensor, *, shared: bool = False) -> Float[Tensor, "runs"]:
         """Mean loss of each run on a batch. Leading axes are (runs, batch), or (batch) when shared."""
@@ -187,15 +250,7 @@ class Ensemble:
 
     def example_losses(self, outputs: Any, targets: Tensor) -> Tensor:
         """The loss of each example of one run: the task's, or what the spec has instead."""
-        own = self.specs[0].loss
-        return self.task.loss(outputs, targets) if own is None else own(outputs, targets)
-
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """The model is in evaluation mode within; afterwards each of its modules is in the mode that it was in."""
-        with self.modes_kept():
-            self.module.eval()
-            yield
+        return example_losses(self.task, self.specs[0], outputs, targets)
 
     @contextlib.contextmanager
     def modes_kept(self) -> Iterator[None]:
@@ -208,14 +263,22 @@ class Ensemble:
                 module.training = training
 
     @contextlib.contextmanager
-    def seeded(self, step: int) -> Iterator[None]:
-        """Dropout modules draw by the run's seed and the step within; torch's generators are as before afterwards."""
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode within; afterwards each layer is in the mode that it had."""
+        before, self._evaluating = self._evaluating, True
+        try:
+            with in_evaluation(self.module):
+                yield
+        finally:
+            self._evaluating = before
+
+    @contextlib.contextmanager
+    def seeded(self, step: int, what: str = "forward") -> Iterator[None]:
+        """What the model draws depends on the run's seed, the step and a word; generators are as before afterwards."""
         if not self.draws:
             yield
             return
-        device = self._ones.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self._seed, "forward", step))
+        with keyed(self.specs[0].seed, what, step):
             yield
 
     def set_gradients(self, losses: Float[Tensor, "runs"]) -> None:
@@ -231,21 +294,40 @@ class Ensemble:
                 g = torch.empty_like(p).copy_(g)
             matrix.grad = in_memory_order(g)
 
-    def adopt_layout(self, losses: Float[Tensor, "runs"]) -> None:
+    def gradients_of(self, losses: Float[Tensor, "runs"]) -> dict[str, Tensor]:
+        """The gradients of each run's loss, by the parameters' names."""
+        return dict(zip(self.params, self._gradients(losses), strict=True))
+
+    def adopt_layout(self, gradients: dict[str, Tensor]) -> None:
         """Lay the parameters out in memory as their gradients come (a batched weight's is transposed): saves a copy."""
-        for p, g in zip(self.params.values(), self._gradients(losses), strict=True):
-            dense = torch.empty_like(g)
+        for name, g in gradients.items():
+            p, dense = self.params[name], torch.empty_like(g)
             if dense.stride() == g.stride() != p.stride() and g.stride(0) == g[0].numel():
                 p.data = dense.copy_(p.detach())
         self._bind()
 
     @contextlib.contextmanager
     def buffers_kept(self) -> Iterator[None]:
-        """Whatever is computed within, running statistics and carried states are as before afterwards."""
-        before = {name: b.clone() for name, b in self.buffers.items()}
-        yield
-        for name, b in self.buffers.items():
-            b.copy_(before[name])
+        """Whatever is computed within, running statistics and carried states are as before afterwards.
+
+        So are parameters, where the model changes them in place.
+        """
+        before, bound = self.buffers, [*self._bound]
+        params = {name: p.detach().clone() for name, p in self.params.items() if self.habits.moves_parameters}
+        self.buffers = {name: b.clone() for name, b in before.items()}
+        self._bound = [self.buffers[name][0] for name, _, _ in self._places]
+        self._place()
+        try:
+            yield
+        finally:
+            self.buffers, self._bound = before, bound
+            self._place()
+            for name, p in params.items():
+                self.params[name].data.copy_(p)
+
+    def _place(self) -> None:
+        for (_, layer, key), b in zip(self._places, self._bound, strict=True):
+            layer._buffers[key] = b
 
     def _gradients(self, losses: Float[Tensor, "runs"]) -> tuple[Tensor, ...]:
         """No run's loss depends on another's parameters: the gradient of the sum is each run's own."""
@@ -271,10 +353,13 @@ class Ensemble:
     @torch.no_grad()
     def model(self, r: int) -> nn.Module:
         """A copy of the module of run r, on the CPU."""
-        module = copy.deepcopy(self.module).to_empty(device="cpu")
+        held = [x for layer in self.module.modules() for x in vars(layer).values() if isinstance(x, Tensor)]
+        results = {id(x): x.detach() for x in held if not x.is_leaf}  # of a pass: torch would refuse to copy them
+        module = copy.deepcopy(self.module, results).to_empty(device="cpu")
         named = self._with_shared(self.params | self.buffers)
+        cached = dict(self.module.named_buffers())  # one that was None, and that a single run's pass has set
         for name, x in (*module.named_parameters(), *module.named_buffers()):
-            x.copy_(named[name][r])
+            x.copy_(named[name][r] if name in named else cached[name])
         return module
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -309,32 +394,21 @@ class Ensemble:
             p.data = self.params[name].data[0]
         for name, b in self.module.named_buffers():
             b.data = self.buffers[name].data[0]
-        self.leaves = list(self.module.parameters())
-
-
-def shared_names(module: nn.Module) -> dict[str, str]:
-    """The further names of parameters and buffers that layers share, with the first name of each."""
-    first: dict[Tensor, str] = {}  # a tensor's hash is its identity
-    return {name: first[x] for name, x in named_tensors(module) if first.setdefault(x, name) != name}
-
-
-def named_tensors(module: nn.Module, *, once: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """All parameters, then all buffers, by all their names; with `once` each layer's by one path to it."""
-    layers = list(module.named_modules(remove_duplicate=once))
-    for kind in ("_parameters", "_buffers"):
-        for path, layer in layers:
-            for name, x in getattr(layer, kind).items():
+        for path, layer in self.module.named_modules():
+            for key, x in layer._buffers.items():
                 if x is not None:
-                    yield f"{path}.{name}" if path else name, x
-
-
-def draws(module: nn.Module) -> bool:
-    """Whether a module draws random numbers when it trains."""
-    rate = module.p if isinstance(module, DROPOUT) else getattr(module, "dropout", 0.0)  # of nn.LSTM and attention
-    return isinstance(rate, float) and rate > 0
+                    name = f"{path}.{key}" if path else key
+                    self._places.append((self._shared.get(name, name), layer, key))
+                    self._bound.append(x)
+        self.leaves = list(self.module.parameters())
 
 
 def in_memory_order(stacked: Float[Tensor, "runs ..."]) -> Float[Tensor, "runs n"]:
     """The memory of a dense stacked tensor as a contiguous matrix with a row a run."""
     n = stacked[0].numel()
     return stacked.as_strided((len(stacked), n), (n, 1))
+
+
+def example_losses(task: Task, spec: RunSpec, outputs: Any, targets: Tensor) -> Tensor:
+    """The loss of each example: the task's, or what the spec has instead."""
+    return task.loss(outputs, targets) if spec.loss is None else spec.loss(task.logits(outputs), targets)

@@ -13,6 +13,16 @@ class SpecError(OmnigrokError, ValueError):
     """A run specification that cannot be trained."""
 
 
+class CannotBatchError(SpecError):
+    """Runs of a task can be trained one by one, not in a batch: `reason` says why."""
+
+    def __init__(self, task: str, reason: str) -> None:
+        super().__init__(
+            f"the runs of {task} cannot be trained in a batch: {reason}; set batchable = False in its task"
+        )
+        self.reason = reason
+
+
 class DataUnavailableError(OmnigrokError):
     """No source could deliver a dataset. The message names the files and where to put them."""
 

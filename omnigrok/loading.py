@@ -6,10 +6,11 @@ import hashlib
 
 import torch
 
+from omnigrok.blame import blamed
 from omnigrok.data_contract import check_data
 from omnigrok.errors import SpecError
 from omnigrok.registry import get_task
-from omnigrok.spec import RunSpec, seed_of
+from omnigrok.spec import RunSpec, keyed
 from omnigrok.task import Task, TaskData
 
 DATA_BYTES = 2**30
@@ -35,13 +36,14 @@ def run_hash(spec: RunSpec) -> str:
 def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
     """The task's data for a spec, pool in the order that the spec asks for.
 
-    What `load` draws from torch's global generator is keyed by `data_seed`, and that generator is as before afterwards.
+    What `load` draws from a global generator, torch's, numpy's or Python's, is keyed by `data_seed`; they are as before
+    afterwards.
 
     Raises:
-        SpecError: they cannot be trained on.
+        SpecError: `load` fails, and the message shows the line; or what it gives cannot be trained on.
+        DataUnavailableError: no source delivers its files.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed_of(spec.data_seed, "load"))
+    with keyed(spec.data_seed, "load"):
         data = _loaded_by(task, spec)
     if spec.subset == "shuffled":
         data = data.shuffled(spec.data_seed)
@@ -51,7 +53,8 @@ def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData
 def _loaded_by(task: Task, spec: RunSpec) -> TaskData:
     """What `load` gives, checked; an error says whose data they are."""
     try:
-        data = task.load(spec)
+        with blamed(task, "load"):
+            data = task.load(spec)
         check_data(data, spec.torch_dtype)
     except SpecError as error:
         raise SpecError(f"data of {task.name}: {error}") from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from omnigrok.batching import Batching, batching
+from omnigrok.batching import Batching, batching, why_alone
 from omnigrok.loading import run_hash, task_data
 from omnigrok.processor import cores
 from omnigrok.registry import get_task
@@ -82,14 +83,24 @@ def plan(
     for group in _can_go_together(specs):
         if not any(run_hash(spec) in missing for spec in group):
             continue
-        found = measured(group[0], math.ceil(len(group) / workers))
-        size = found.runs if found else runs_per_batch or 1
+        alone = len(group) > 1 and runs_per_batch != 1 and _said_to_be_alone(group[0], device)
+        found = measured(group[0], 1 if alone else math.ceil(len(group) / workers))
+        size = 1 if alone else found.runs if found else runs_per_batch or 1
         parts = max(math.ceil(len(group) / size), min(workers, len(group)))
         for part in np.array_split(np.arange(len(group)), parts):
             left = tuple(group[i] for i in part if run_hash(group[i]) in missing)
             if left:
                 batches.append(Batch(left, found))
     return batches
+
+
+def _said_to_be_alone(spec: RunSpec, device: str) -> bool:
+    """Whether runs like this one are trained one by one; where their task does not say so itself, a warning does."""
+    task = get_task(spec.task)
+    reason = why_alone(task, spec, task_data(spec, device), device)
+    if reason and task.batchable:
+        warnings.warn(f"the runs of {task.name} are trained one by one: {reason}", stacklevel=2)
+    return bool(reason)
 
 
 def _can_go_together(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import operator
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -185,6 +186,30 @@ def global_states() -> tuple[object, ...]:
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
     numpy_state = [np.asarray(part).tobytes() for part in np.random.get_state(legacy=True)]
     return (*(state.numpy().tobytes() for state in states), *numpy_state, random.getstate())
+
+
+@contextlib.contextmanager
+def keyed(*key: int | str) -> Iterator[None]:
+    """What is drawn within from the generators that all code shares depends on the key; they are as before afterwards.
+
+    Torch's, numpy's and Python's.
+    """
+    seed = seed_of(*key)
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices):
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.cuda.manual_seed_all(seed)
+            if torch.backends.mps.is_available():
+                torch.mps.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _named(value: Any) -> Any:

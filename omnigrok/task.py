@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -74,6 +74,11 @@ class TaskData:
             digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def versions(self) -> list[int]:
+        """What moves when a tensor is changed in place."""
+        tensors = (*self.train_inputs, self.train_targets, *self.test_inputs, self.test_targets)
+        return [x._version for x in tensors]
+
     @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in (*self.train_inputs, self.train_targets, *self.test_inputs, self.test_targets))
@@ -136,7 +141,7 @@ class Task(ABC):
     evaluation_chunk: ClassVar[int] = 500
     """Examples evaluated in one call; few enough that the activations of all runs stay near the processor's cache."""
     batchable: ClassVar[bool] = True
-    """False when the model cannot be batched over runs (dropout), or is slower batched (nn.LSTM on a CPU)."""
+    """False when the model is slower batched over runs. One that cannot be batched (dropout, nn.GRU) is found to be."""
     version: ClassVar[int] = 1
     """Part of every run's hash above 1. Raise it when a change to the task's code changes numbers."""
 
@@ -155,7 +160,8 @@ class Task(ABC):
     def model(self, spec: RunSpec) -> nn.Module:
         """The network with the library's default initialisation. The trainer scales it by alpha.
 
-        Every parameter is trained; what is fixed is a buffer. With dropout (as modules) the task is not `batchable`.
+        Every parameter is trained; what is fixed is a buffer, and so is what a pass leaves to the next. Random numbers
+        come from the global generators, which are keyed by the run's seed, here and in each pass.
         """
 
     def reference_model(self, spec: RunSpec) -> nn.Module:
@@ -165,6 +171,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "batch ..."], targets: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch"]:
         """The loss of each example; the trainer minimises its mean."""
+
+    def logits(self, outputs: Any) -> Tensor:
+        """What attacks and a spec's loss read off the model's outputs: (batch, classes); by default these themselves.
+
+        For a model whose outputs are a dictionary, say; for one logit z it may be ``torch.stack([-z / 2, z / 2], 1)``.
+        """
+        logits: Tensor = outputs
+        return logits
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Float[Tensor, "batch"]]:
         """Further numbers per example, averaged over the split; the loss is always there."""

@@ -16,19 +16,22 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from omnigrok.blame import PASSED_ON, blame, blamed
 from omnigrok.data_contract import check_alone, check_classes, extreme_examples
-from omnigrok.ensemble import Ensemble, Model, widest_dtype
-from omnigrok.errors import SpecError
+from omnigrok.ensemble import Ensemble, Model, example_losses, widest_dtype
+from omnigrok.errors import CannotBatchError, SpecError, first_line
 from omnigrok.log import Log
+from omnigrok.models import in_evaluation, scaled_model
 from omnigrok.order import BatchOrder
 from omnigrok.probing import Question, asked, no_global_draws, takes, takes_trainer
 from omnigrok.processor import flushed
 from omnigrok.schedule import evaluation_steps
-from omnigrok.spec import RunSpec
+from omnigrok.spec import RunSpec, keyed
 from omnigrok.sphere import Spheres
 from omnigrok.task import Inputs, Task, TaskData, check_options, check_size
+from omnigrok.trial import Function, advice, compare_last, find_habits, keeps_contract
 
 
 class Probe(Protocol):
@@ -71,7 +74,9 @@ class Trainer:
 
     Raises:
         SpecError: a run wants more examples than the pool has, or float64 where the device has none; the task's loss or
-            a metric is not one number an example; or a probe or perturbation does not take what it is called with.
+            a metric is not one number an example; its code fails, and the message shows the line; or a probe or
+            perturbation does not take what it is called with.
+        CannotBatchError: the task's runs can be trained alone only.
         ValueError: the specs cannot share a batch.
     """
 
@@ -95,35 +100,29 @@ class Trainer:
         self.device = torch.device(device)
         self.spec = specs[0]
         self._measured = -1  # a checkpoint at a logged step may lie before or after its measurement
-        self.ensemble = Ensemble(task, specs, device)
+        self._step = 0
+        self._order = BatchOrder(specs, self.device)
+        self.ensemble = self._begun()
         self._questions: list[Question] = [
             (probe, (self,) if takes_trainer(probe) else (self.ensemble, data)) for probe in self.spec.probes
         ]
         if self.spec.perturbation is not None and not takes(self.spec.perturbation, 3):
             name = type(self.spec.perturbation).__name__
             raise SpecError(f"{name} cannot be called as a perturbation is: __call__(self, ensemble, inputs, targets)")
-        self._check_contract()
-        self._order = BatchOrder(specs, self.device)
         self._schedule = set(evaluation_steps(self.spec.steps, self.spec.evaluation_density))
         self._log = Log()
         self._kept: dict[int, dict[str, Tensor]] = {}
-        self.spheres = Spheres(self.ensemble, [spec.sphere for spec in specs])
-        self.spheres.begin(0)
-        if len(specs) > 1:
-            inputs, targets, shared = self.batch()
-            with self.ensemble.buffers_kept():
-                self.ensemble.adopt_layout(self.losses(inputs, targets, shared=shared))
         self.optimizer = self.spec.optimizer.start(self.ensemble, [spec.weight_decay for spec in specs])
         self._gradient_parts = [(part, part.state(self.ensemble)) for part in self.spec.gradient]
 
     @property
     def step(self) -> int:
         """Updates so far."""
-        return self.ensemble.step
+        return self._step
 
     @step.setter
     def step(self, step: int) -> None:
-        self.ensemble.step = step
+        self._step = self.ensemble.step = step
 
     @flushed()
     def train(
@@ -155,11 +154,15 @@ class Trainer:
 
     def update(self) -> None:
         """One step of every run."""
-        self._change(self.step)
-        if self.step:
-            self.spheres.begin(self.step)
-        self.optimizer.step(self.gradients, self.spec.lr_at(self.step))
-        self.spheres.after_step()
+        try:
+            self._change(self.step)
+            if self.step:
+                self.spheres.begin(self.step)
+            self.optimizer.step(self.gradients, self.spec.lr_at(self.step))
+            self.spheres.after_step()
+        except Exception as error:
+            blame(self.task, error)
+            raise
         self.step += 1
 
     def gradients(self) -> None:
@@ -194,9 +197,21 @@ class Trainer:
         """Mean loss of each run on a batch."""
         return self.ensemble.losses(inputs, targets, shared=shared)
 
-    @torch.no_grad()
     def measure(self) -> None:
         """Log loss and metrics on train and test set, the weight norm, and the probes."""
+        try:
+            with torch.no_grad(), self.ensemble.seeded(self.step, "evaluation"):
+                self._measure()
+        except Exception as error:
+            blame(self.task, error)
+            raise
+
+    def _measure(self) -> None:
+        if self.data.versions() != self._untouched:
+            raise SpecError(
+                f"the data of {self.task.name} were changed in place while it was trained: have model, loss, metrics "
+                "and parts change copies (x.clone()), and start again in a new process"
+            )
         step, data = self.step, self.data
         self._log.record(step, "parameters", {"weight_norm": self.ensemble.norm()})
         self._log.record(step, "test", self._evaluate(data.test_inputs, data.test_targets))
@@ -309,45 +324,74 @@ class Trainer:
 
     def _example_metrics(self, model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
         outputs = model(*inputs)
-        return {"loss": self.ensemble.example_losses(outputs, targets), **self.task.metrics(outputs, targets)}
+        return {"loss": self.example_losses(outputs, targets), **self.task.metrics(outputs, targets)}
 
-    @torch.no_grad()
-    def _check_contract(self) -> None:
-        """Before the first step: loss and metrics are one number an example, of all classes, and the thresholds' metric
-        is there."""
+    def _begun(self) -> Ensemble:
+        """The runs before the first step, once one of them alone has shown what the model does."""
+        task, specs, data = self.task, self.specs, self.data
+        check = keeps_contract(task, self.example_losses)
+        self._check_contract(check)
+        few = slice(0, min(2, len(data.test_targets)))
+        examples = tuple(x[few] for x in data.test_inputs), data.test_targets[few]
+        inputs, targets, shared = self.batch()
 
-        def check(model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
-            outputs, examples = model(*inputs), len(targets)
-            try:
-                metrics = self.task.metrics(outputs, targets)
-                loss = self.ensemble.example_losses(outputs, targets)
-            except (IndexError, RuntimeError) as error:
-                check_classes(self.task.name, outputs, targets, error)
+        def batch(r: int) -> tuple[Inputs, Tensor]:
+            return (inputs, targets) if shared else (tuple(x[r] for x in inputs), targets[r])
+
+        def loss(model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.example_losses(model(*inputs), targets)}
+
+        habits = find_habits(task, self._alone(0), (loss, batch(0)), (check, examples))
+        gradients: dict[str, Tensor] = {}
+        try:
+            ensemble = self.ensemble = Ensemble(task, specs, self.device, data.train_inputs, habits)
+            if len(specs) > 1:
+                with ensemble.buffers_kept():
+                    with ensemble.evaluating(), torch.no_grad():
+                        ensemble.map(self._example_metrics, *examples, shared=True)
+                    gradients = ensemble.gradients_of(ensemble.losses(inputs, targets, shared=shared))
+                    compare_last(task, self._alone(-1), loss, batch(-1), gradients, ensemble.buffers)
+        except PASSED_ON:
+            raise
+        except Exception as error:
+            if len(specs) == 1:
                 raise
-            for name, values in {**metrics, "loss": loss}.items():
-                found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                if found != (examples,):
-                    raise SpecError(
-                        f"{name} of {self.task.name} must be one number an example: of {examples} examples a tensor "
-                        f"of shape {(examples,)}, got {found}"
-                    )
-                if not values.is_floating_point():
-                    raise SpecError(f"{name} of {self.task.name} must be floating point, got {values.dtype}")
-            wanted = self.task.thresholds.metric
-            if wanted not in {**metrics, "loss": loss}:
-                known = ", ".join(["loss", *metrics])
-                raise SpecError(
-                    f"{self.task.name} has no metric {wanted!r}, which its thresholds name; it has: {known}"
-                )
-            first = [0] * examples
-            twice = (
-                self.ensemble.example_losses(outputs[first], targets[first]) if isinstance(outputs, Tensor) else loss
-            )
-            return {"beside": loss, "twice": twice}
+            raise CannotBatchError(task.name, f"torch cannot batch its model ({first_line(error)})") from error
+        self._untouched = data.versions()
+        self.spheres = Spheres(ensemble, [spec.sphere for spec in specs])
+        self.spheres.begin(0)
+        if gradients:
+            ensemble.adopt_layout(gradients)
+        return ensemble
 
-        with self.ensemble.evaluating(), self.ensemble.buffers_kept():
-            for inputs, targets in extreme_examples(self.data, self.specs):
-                check_alone(self.task.name, **self.ensemble.map(check, inputs, targets, shared=True))
+    def _alone(self, r: int) -> nn.Module:
+        """A fresh module of one run."""
+        return scaled_model(self.task, self.specs[r], example=self.data.train_inputs).to(self.device)
+
+    def _check_contract(self, check: Function) -> None:
+        """Loss and metrics are one number an example, of all classes, whatever is beside it."""
+        model = self._alone(0)
+        for inputs, targets in extreme_examples(self.data, self.specs):
+            blame_it = blamed(self.task, "the model, loss or metrics", advice(model, (*inputs, targets)))
+            with torch.no_grad(), in_evaluation(model), keyed("trial"), blame_it:
+                outputs = model(*(x.clone() for x in inputs))
+                try:
+                    check(lambda *_, outputs=outputs: outputs, inputs, targets.clone())
+                except (IndexError, RuntimeError) as error:
+                    check_classes(self.task.name, outputs, targets, error)
+                    raise
+
+                def losses(chosen: list[int], outputs: Tensor = outputs, targets: Tensor = targets) -> Tensor:
+                    with keyed("trial"):
+                        return self.example_losses(outputs[chosen], targets[chosen])
+
+                if isinstance(outputs, Tensor):
+                    first = [0] * len(targets)
+                    check_alone(self.task.name, *map(losses, ([*range(len(targets))], first)))
+
+    def example_losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The loss of each example of one run: the task's, or what the spec has instead."""
+        return example_losses(self.task, self.spec, outputs, targets)
 
     def _change(self, step: int) -> None:
         """Take on the settings that change at a step."""

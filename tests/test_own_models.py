@@ -154,7 +154,8 @@ def test_statistics_that_layers_share_are_kept_under_both_names(specs, data, cou
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_error_of_the_model_says_what_it_said(specs, data, count):
-    with pytest.raises(RuntimeError, match=r"cannot be multiplied|size mismatch"):
+    line = r"of teacher_student failed at .*test_own_models.py:\d+, `return self.last.*`: RuntimeError: "
+    with pytest.raises(SpecError, match=line + r".*(cannot be multiplied|size mismatch)"):
         Trainer(own(Failing), specs[:count], data)
 
 

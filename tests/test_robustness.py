@@ -376,7 +376,7 @@ def test_outputs_that_are_no_classes_are_one_line(objective, last, runs):
 
     trainer = boxes(runs, task=Other())
     inputs, targets = batch(trainer)
-    with pytest.raises(SpecError, match="an attack needs outputs of two classes or more"):
+    with pytest.raises(SpecError, match=r"needs logits \(batch, classes\) of two classes or more"):
         PGD(0.1, 1, objective=objective).attack(trainer.ensemble, inputs, targets, "test")
 
 

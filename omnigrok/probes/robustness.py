@@ -291,11 +291,12 @@ def objective_values(
     """What an attack climbs, for each example of each run."""
 
     def values(model: Callable[..., Tensor], inputs: Inputs, labels: Tensor) -> Tensor:
-        outputs = model(*inputs)
+        outputs = ensemble.task.logits(model(*inputs))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1):
-            given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise SpecError(
-                f"an attack needs outputs of two classes or more, (batch, classes); the model gives {given}"
+                f"an attack on {ensemble.task.name} needs logits (batch, classes) of two classes or more, got {given}: "
+                "have its `logits` give them, for one logit z torch.stack([-z / 2, z / 2], dim=1)"
             )
         if objective == "ce":
             return F.cross_entropy(outputs, labels, reduction="none")
