@@ -259,3 +259,17 @@ def test_effective_batch_size():
     assert RunSpec(**BASE).effective_batch_size == 10
     assert RunSpec(**BASE, batch_size=4).effective_batch_size == 4
     assert RunSpec(**BASE, batch_size=40).effective_batch_size == 10
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_false_is_no_sphere(value):
+    base = RunSpec(n_train=1, steps=1, lr=0.1, sphere=True)
+    assert base.replace(sphere=value).sphere is None
+    assert base.replace(sphere=value) == RunSpec(n_train=1, steps=1, lr=0.1)
+
+
+def test_weight_noise_and_an_early_sphere_exclude_each_other():
+    base = RunSpec(n_train=1, steps=1, lr=0.1, weight_noise=WeightNoise(0.1))
+    base.replace(sphere=Sphere())
+    with pytest.raises(SpecError, match="weight_noise would be undone"):
+        base.replace(sphere=Sphere(early=True))

@@ -173,3 +173,29 @@ def test_metadata_separates_content_from_host(store, spec):
     assert set(run) == {"spec", "sha256", "runs_per_batch"}
     assert set(host) == {"finished"}
     assert RUN_KEY == b"omnigrok.run"
+
+
+def test_what_a_killed_writer_left_is_removed_at_once(store, spec):
+    """Runs, weights and checkpoints are written under a lock: whoever writes next knows that nobody else does."""
+    written = {
+        store.path(spec): lambda: store.write(spec, measured(), {}, {}),
+        store.weights_path(spec): lambda: store.write_weights(spec, {0: {}}),
+        store.checkpoint_path([spec]): lambda: store.save_checkpoint([spec], {}, 0.0),
+    }
+    for path, write in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left = path.with_name(f".{path.name}.{'0' * 12}.tmp")
+        left.write_bytes(b"half")
+        write()
+        assert path.is_file()
+        assert not left.exists()
+
+
+def test_files_have_names_of_16_hexadecimal_digits(store, spec):
+    for path in (store.path(spec), store.weights_path(spec), store.checkpoint_path([spec, spec.replace(seed=1)])):
+        assert len(path.stem) == 16
+        assert int(path.stem, 16) >= 0
+
+
+def measured():
+    return pd.DataFrame({"step": [0], "split": ["test"], "metric": ["loss"], "value": [1.0]})
