@@ -162,8 +162,30 @@ def read_sidecars(folder: Path) -> list[dict[str, Any]]:
     return sidecars
 
 
+STATUSES: tuple[Status, ...] = ("PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN")
+
+
+def verdicts(sidecar: dict[str, Any]) -> str:
+    """How often a figure's claims have each verdict, as in "3 PASS, 1 DEVIATES"."""
+    found = [claim["status"] for claim in sidecar["claims"]]
+    return ", ".join(f"{found.count(status)} {status}" for status in STATUSES if status in found) or "no claims"
+
+
+def figures_table(sidecars: Iterable[dict[str, Any]]) -> str:
+    """The table of figures that the README shows: paper, verdicts, and minutes of two cores for its runs."""
+    lines = ["| figure | paper | verdicts | minutes |", "|---|---|---|---|"]
+    for sidecar in sidecars:
+        name, paper = sidecar["figure"], sidecar["paper"].removeprefix("after ")
+        who, _, where = paper.partition(": ")
+        year = re.search(r"\((?:\w+ )?(\d{4})\)(?:, )?(.*)", where)
+        place = f"{who.split(',')[0]} et al. {year[1]}" + (f", {year[2]}" if year[2] else "") if year else paper
+        minutes = sidecar.get("training_seconds", 0) / 120
+        lines.append(f"| [{name}](figures/README.md#{name}) | {place} | {verdicts(sidecar)} | {minutes:.0f} |")
+    return "\n".join(lines)
+
+
 def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
-    """The table of claims that the README shows."""
+    """All claims, a line each."""
     lines = [
         "| claim | statement | paper | expected | measured (interval over seeds) | seeds | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -181,12 +203,11 @@ def markdown_table(sidecars: Iterable[dict[str, Any]]) -> str:
 
 def summary(sidecars: Iterable[dict[str, Any]]) -> str:
     """Counts of verdicts, a line a figure and a line for all."""
-    statuses: tuple[Status, ...] = ("PASS", "DEVIATES", "INCONCLUSIVE", "NOT RUN")
-    lines = [f"{'figure':<28}" + "".join(f"{status:>14}" for status in statuses)]
-    total = dict.fromkeys(statuses, 0)
+    lines = [f"{'figure':<28}" + "".join(f"{status:>14}" for status in STATUSES)]
+    total = dict.fromkeys(STATUSES, 0)
     for sidecar in sidecars:
         found = [claim["status"] for claim in sidecar["claims"]]
-        lines.append(f"{sidecar['figure']:<28}" + "".join(f"{found.count(status):>14}" for status in statuses))
+        lines.append(f"{sidecar['figure']:<28}" + "".join(f"{found.count(status):>14}" for status in STATUSES))
         total = {status: n + found.count(status) for status, n in total.items()}
     return "\n".join([*lines, f"{'all':<28}" + "".join(f"{n:>14}" for n in total.values())])
 
@@ -200,11 +221,11 @@ def known_deviations(text: str) -> set[str]:
     return set(re.findall(r"^- `(\w+/[\w-]+)`", part.partition("\n## ")[0], flags=re.MULTILINE))
 
 
-TABLE_START, TABLE_END = "<!-- claims: omnigrok claims --write README.md -->", "<!-- end of claims -->"
+TABLE_START, TABLE_END = "<!-- verdicts: omnigrok claims --write README.md -->", "<!-- end of verdicts -->"
 
 
 def replace_table(text: str, table: str) -> str:
-    """A Markdown text with the table of claims between its two markers replaced.
+    """A Markdown text with the table between its two markers replaced.
 
     Raises:
         ValueError: the markers are not there.

@@ -152,16 +152,17 @@ def _datasets() -> dict[str, Any]:
 
 @cli.command()
 @click.option("--figures", type=click.Path(path_type=Path), default="figures", show_default=True)
-@click.option("--write", type=click.Path(path_type=Path), help="Replace the table in this Markdown file.")
+@click.option("--write", type=click.Path(path_type=Path), help="Replace the table of figures in this Markdown file.")
 def claims(figures: Path, write: Path | None) -> None:
     """The claims of all figures with their verdicts, from the figures' sidecars."""
-    from omnigrok.claims import markdown_table, read_sidecars, replace_table
+    from omnigrok.claims import figures_table, markdown_table, read_sidecars, replace_table
     from omnigrok.files import atomic
 
-    table = markdown_table(read_sidecars(figures))
+    sidecars = read_sidecars(figures)
     if write is None:
-        click.echo(table)
+        click.echo(markdown_table(sidecars))
         return
+    table = figures_table(sidecars)
     try:
         text = replace_table(write.read_text(), table)
     except (OSError, ValueError) as error:

@@ -12,7 +12,16 @@ import yaml
 
 from omnigrok import DataUnavailableError
 from omnigrok.analysis import CURVE_FIELDS, reduced
-from omnigrok.claims import TABLE_END, TABLE_START, Claim, ClaimError, at_most, markdown_table, read_sidecars
+from omnigrok.claims import (
+    TABLE_END,
+    TABLE_START,
+    Claim,
+    ClaimError,
+    at_most,
+    figures_table,
+    markdown_table,
+    read_sidecars,
+)
 from omnigrok.figures.figure import Options
 from omnigrok.registry import get_task
 from omnigrok.spec import TRAINER_VERSION
@@ -173,11 +182,23 @@ def test_committed_figures_are_whole_and_from_the_default_preset(path):
     assert f"![{sidecar['figure']}]" in (path.parent / "README.md").read_text()
 
 
-def test_the_readmes_table_of_claims_is_current():
+def test_the_readmes_table_of_figures_is_current():
     text = (ROOT / "README.md").read_text()
     table = text.split(TABLE_START)[1].split(TABLE_END)[0].strip()
-    assert table == markdown_table(read_sidecars(ROOT / "figures"))
+    assert table == figures_table(read_sidecars(ROOT / "figures"))
+    assert len(table.splitlines()) <= 20
     assert table.count("PASS") >= 8
+
+
+def test_the_gallery_has_every_claim_under_its_picture():
+    text = (ROOT / "figures" / "README.md").read_text()
+    for sidecar in read_sidecars(ROOT / "figures"):
+        part = text.split(f"## {sidecar['figure']}\n")[1].split("\n## ")[0]
+        assert markdown_table([sidecar]) in part
+
+
+def test_the_readme_fits_a_few_screens():
+    assert len((ROOT / "README.md").read_bytes()) <= 12_000
 
 
 def test_citation_file_names_the_software_and_the_three_papers():

@@ -1,4 +1,4 @@
-"""The README's Python and the examples in docstrings are run."""
+"""The READMEs' Python and the examples in docstrings are run; their addresses resolve."""
 
 import ast
 import doctest
@@ -14,8 +14,9 @@ from omnigrok import DataUnavailableError, RunSpec, Task
 from omnigrok.task import Thresholds
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("omnigrok", "tasks", "reproductions"))]
+README = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = list(dict.fromkeys(re.findall(r"```python\n(.*?)```", README, re.DOTALL)))
 SMALLER = {"steps=60_000": "steps=2", "steps=2000": "steps=4", "keep=(0, 1000)": "keep=(0, 2)", "[1000]": "[2]"}
 """A README trains in earnest, a test a few steps."""
 
@@ -82,3 +83,18 @@ def test_an_example_of_a_docstring_gives_what_it_says(path, name, text, tmp_path
     failed, tried = doctest.DocTestRunner().run(example, out=said.append)
     assert tried
     assert not failed, "".join(said)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "figures" / "README.md"], ids=lambda page: page.parent.name)
+def test_every_address_of_a_page_resolves(page):
+    text = page.read_text()
+    for address in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = address.partition("#")
+        target = page.parent / path if path else page
+        if path.startswith("http"):
+            continue
+        assert target.exists(), address
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, address

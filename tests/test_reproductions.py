@@ -241,4 +241,4 @@ def test_the_deviations_of_the_committed_figures_are_known_and_no_other():
 
 def test_every_figure_has_a_script_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    assert not [name for name in FIGURES if f"reproductions.{name}`" not in text]
+    assert not [name for name in FIGURES if f"[{name}](figures/README.md#{name})" not in text]

@@ -27,7 +27,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from omnigrok import console
-from omnigrok.claims import NOTHING, Claim, Tables, measured_text, read_sidecars
+from omnigrok.claims import NOTHING, Claim, Tables, markdown_table, measured_text, read_sidecars, verdicts
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.estimate import describe
 from omnigrok.figures.style import tidy, use_style
@@ -266,13 +266,13 @@ class Reproduction:
         """The claims whose verdict on these runs depends on the reading, with the verdict under each."""
         if not callable(self.claims):
             return {}
-        verdicts = {}
+        by_reading = {}
         for reading in READINGS:
             tested = [c.test(tables, self.name) for c in self.claims_for(dataclasses.replace(options, reading=reading))]
-            verdicts[reading] = {claim["id"]: claim["status"] for claim in tested}
-        first, second = verdicts.values()
+            by_reading[reading] = {claim["id"]: claim["status"] for claim in tested}
+        first, second = by_reading.values()
         return {
-            name: {reading: verdicts[reading][name] for reading in READINGS}
+            name: {reading: by_reading[reading][name] for reading in READINGS}
             for name in first
             if first[name] != second[name]
         }
@@ -340,15 +340,17 @@ def file_names(name: str, tables: Tables) -> dict[str, str]:
 
 
 def write_gallery(out: Path) -> None:
-    """README.md of a folder of figures: each picture, the command that made it, its verdicts."""
-    parts = ["# Gallery\n\nWritten by the reproductions; every figure names the command that made it.\n"]
+    """README.md of a folder of figures: each picture, the command that made it, its claims with their verdicts."""
+    parts = [
+        "# Gallery\n\nWritten by the reproductions; every figure names the command that made it. How claims are to be "
+        "read, and why some are not a PASS: [reproductions/README.md](../reproductions/README.md).\n"
+    ]
     for sidecar in read_sidecars(out):
-        counts = pd.Series([claim["status"] for claim in sidecar["claims"]], dtype=str).value_counts()
-        verdicts = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no claims"
         name = sidecar["figure"]
         parts.append(
-            f"## {name}\n\n{sidecar['paper']}\n\n`{sidecar['command']}` ({verdicts})\n\n"
-            f"![{name}]({name}.png)\n\n[PDF]({name}.pdf), [numbers]({name}.csv), [sidecar]({name}.json)\n"
+            f"## {name}\n\n{sidecar['paper']}\n\n`{sidecar['command']}` ({verdicts(sidecar)})\n\n"
+            f"![{name}]({name}.png)\n\n[PDF]({name}.pdf), [numbers]({name}.csv), [sidecar]({name}.json)\n\n"
+            f"{markdown_table([sidecar])}\n"
         )
     with atomic(out / "README.md") as temporary:
         temporary.write_text("\n".join(parts))
