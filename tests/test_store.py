@@ -10,6 +10,7 @@ import torch
 from omnigrok import OmnigrokError, Store
 from omnigrok import store as store_module
 from omnigrok.errors import CorruptFileError
+from omnigrok.loading import run_hash
 from omnigrok.store import COLUMNS, RUN_KEY, read_run
 
 MEASURED = pd.DataFrame(
@@ -199,3 +200,28 @@ def test_files_have_names_of_16_hexadecimal_digits(store, spec):
 
 def measured():
     return pd.DataFrame({"step": [0], "split": ["test"], "metric": ["loss"], "value": [1.0]})
+
+
+def test_what_another_process_removes_first_is_no_error(store, spec, monkeypatch):
+    store.write(spec, measured(), {}, {})
+    gone = store.checkpoint_path([spec])
+    monkeypatch.setattr(store, "checkpointed_batches", lambda task: [(gone, [run_hash(spec)])])
+    store.delete_finished_checkpoints([spec])
+    store.delete([spec])
+    assert not store.finished(spec)
+
+    def damaged(*_):
+        raise CorruptFileError("damaged")
+
+    monkeypatch.setattr(store_module.sealed, "load", damaged)
+    with pytest.warns(UserWarning, match="checkpoint damaged; starting again") as said:
+        assert store.load_checkpoint(gone, "cpu") is None
+    assert said[0].filename == __file__  # the line that asked
+
+
+def test_a_warning_of_a_damaged_run_names_the_line_that_asked(store, spec):
+    store.write(spec, measured(), {}, {})
+    store.path(spec).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="the run is trained again") as said:
+        store.set_aside_damaged(spec)
+    assert said[0].filename == __file__
