@@ -20,7 +20,7 @@ from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
 from omnigrok.models import in_evaluation
 from omnigrok.probes.activations import ACTIVATIONS, Layers, find_layers, watched
-from omnigrok.probes.finite import check_points, check_weights
+from omnigrok.probes.finite import NotFiniteError, check_points, check_weights
 from omnigrok.probes.partition import AFFINE_MODULES
 from omnigrok.spec import generator
 from omnigrok.task import TaskData
@@ -131,7 +131,7 @@ def counted(names: tuple[str, ...], parts: Iterable[list[Extremes]]) -> LocalCom
     for found in parts:
         for i, (name, bounds) in enumerate(zip(names, found, strict=True)):
             if not all(bound.isfinite().all() for bound in bounds):
-                raise OmnigrokError(
+                raise NotFiniteError(
                     f"pre-activations of layer {i + 1} ({name}) are not finite: the network has diverged, or its "
                     "numbers overflow at these points"
                 )
@@ -177,40 +177,46 @@ class ComplexityProbe:
         low, high = torch.aminmax(train)
         uniform = uniform.to(train) * (high - low) + low
         offsets = frame(train.shape[1:], self.directions, self.radius, self.seed).to(train)
+        layers, shared = self._layers(ensemble, train, offsets)
         for name, points in (
             ("train", train[: self.points]),
             ("test", test[: self.points]),
             ("random", uniform),
         ):
-            total, dead, on = self._measure(ensemble, points, offsets)
+            total, dead, on = self._measure(ensemble, layers, points, offsets, shared)
             result[f"lc_{name}"] = total
             if name == "train":
                 result |= {"lc_train_dead": dead, "lc_train_always_on": on}
         return result
 
     @torch.no_grad()
-    def _measure(self, ensemble: Ensemble, points: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _layers(self, ensemble: Ensemble, points: Tensor, offsets: Tensor) -> tuple[Layers, bool]:
+        """What is counted, found in the first run's model, and whether the start of a pass is shared."""
         with ensemble.evaluating():
             module = ensemble.module if len(ensemble) == 1 else ensemble.model(0)
-            with torch.no_grad(), untouched(module):
-                example = examples_of(points, offsets).to(next(module.parameters()).device)
-                layers, shared = find_layers(module, example), starts_affine(module)
-            if layers.operators and len(ensemble) > 1:
-                raise OmnigrokError(
-                    f"activations of {ensemble.task.name} cannot be seen in a batch (TorchScript, nn.RNN); train it "
-                    "with batchable = False"
-                )
-            shared = shared and not layers.operators
+            with untouched(module):
+                layers = find_layers(module, examples_of(points, offsets).to(next(module.parameters()).device))
+        if layers.operators and len(ensemble) > 1:
+            raise OmnigrokError(
+                f"activations of {ensemble.task.name} cannot be seen in a batch (TorchScript, nn.RNN); train it with "
+                "batchable = False"
+            )
+        return layers, not layers.operators and starts_affine(module)
 
-            def measure(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
-                found = extremes(model, layers, inputs[0], offsets, shared)
-                return {
-                    "total": torch.stack([changes(low, high) for low, high in found]).sum(dim=0),
-                    "positive": torch.cat([(high > 0).flatten(1) for _, high in found], dim=1),
-                    "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
-                    "finite": torch.stack([(low.isfinite() & high.isfinite()).all() for low, high in found]).all(),
-                }
+    @torch.no_grad()
+    def _measure(
+        self, ensemble: Ensemble, layers: Layers, points: Tensor, offsets: Tensor, shared: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def measure(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
+            found = extremes(model, layers, inputs[0], offsets, shared)
+            return {
+                "total": torch.stack([changes(low, high) for low, high in found]).sum(dim=0),
+                "positive": torch.cat([(high > 0).flatten(1) for _, high in found], dim=1),
+                "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
+                "finite": torch.stack([(low.isfinite() & high.isfinite()).all() for low, high in found]).all(),
+            }
 
+        with ensemble.evaluating():
             chunk = chunk_size(layers, points, offsets, shared, MEMORY // len(ensemble))
             parts = [ensemble.map(measure, (part,), part, shared=True) for part in points.split(chunk)]
         wide = widest_dtype(points.device)

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from omnigrok.errors import OmnigrokError
 
 
+class NotFiniteError(OmnigrokError):
+    """A network has weights or values that are not finite: it has diverged."""
+
+
 def check_points(points: Tensor, what: str = "points") -> None:
     """Raises OmnigrokError where there are no points, or they are not finite floating-point numbers."""
     if points.ndim == 0 or len(points) == 0:
@@ -24,4 +28,4 @@ def check_weights(model: nn.Module) -> None:
     for name, x in (*model.named_parameters(), *model.named_buffers()):
         numbers = x if isinstance(x, nn.Parameter) else x.masked_fill(x == -torch.inf, 0)
         if x.is_floating_point() and not numbers.isfinite().all():
-            raise OmnigrokError(f"{name} of the model is not finite: it has diverged; take weights of an earlier step")
+            raise NotFiniteError(f"{name} of the model is not finite: it has diverged; take weights of an earlier step")
