@@ -93,8 +93,8 @@ def find_layers(model: nn.Module, examples: Tensor, modules: Sequence[nn.Module]
             mode.
     """
     chosen = None if modules is None else tuple(modules)
+    operators = seen_in(model, examples, None, operators=True)  # first: it refuses what draws before it does
     shown = seen_in(model, examples, chosen, operators=False)
-    operators = seen_in(model, examples, None, operators=True)  # refuses training mode, too
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
     level = chosen is None and (scripted or count(operators) > count(shown))
     if level:
@@ -103,12 +103,26 @@ def find_layers(model: nn.Module, examples: Tensor, modules: Sequence[nn.Module]
     if [name for name, _ in fewer] != [name for name, _ in shown]:
         raise OmnigrokError("the model calls other activations for other numbers of examples; it cannot be measured")
     places = tuple(place_of(*a, b[1]) for a, b in zip(shown, fewer, strict=True))
+    for (name, pre), (_, other), place in zip(shown, fewer, places, strict=True):
+        if place is not None and not alike(place.examples_first(pre)[:2], place.examples_first(other)):
+            raise OmnigrokError(
+                f"the input of a {name} is another at each pass, or mixes examples: the model is in training mode; "
+                "export it from net.eval()"
+            )
     counted = [each for each, place in zip(shown, places, strict=True) if place is not None]
     if not counted:
         kinds = ", ".join(kind.__name__ for kind in ACTIVATIONS)
         raise OmnigrokError(f"the model has no activation ({kinds}); name the layers whose input is one")
     widest = max(pre.numel() // len(examples) for _, pre in counted)
     return Layers(tuple(name for name, _ in counted), places, chosen, level, widest)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether numbers are the same but for rounding; what is not finite is not looked at."""
+    finite = one.isfinite() & other.isfinite()
+    apart = (one - other)[finite].abs()
+    size = float(one[finite].abs().max()) if len(apart) else 0.0
+    return not len(apart) or float(apart.max()) <= 1e4 * torch.finfo(one.dtype).eps * size
 
 
 def count(seen: list[tuple[str, Tensor]]) -> int:
@@ -143,7 +157,7 @@ def place_of(name: str, three: Tensor, two: Tensor) -> Place | None:
         inner = length // 3
         whole = [Place(axes[0], 1, inner), Place(axes[0], inner, 1)]
         rows = [place.examples_first(three) for place in whole]
-        same = [torch.allclose(row[0], row[1], rtol=1e-4, equal_nan=True) for row in rows]
+        same = [alike(row[0], row[1]) for row in rows]
         if sum(same) == 1:  # the first two examples are the same
             return whole[same.index(True)]
     raise OmnigrokError(
@@ -167,7 +181,9 @@ def watched(see: See, modules: Sequence[nn.Module] | None = None, operators: boo
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if modules is None and operators:
             stack.enter_context(torch.jit.optimized_execution(False))
-            stack.enter_context(_Operators(see))
+            mode = _Operators(see)
+            stack.push(mode.explain)
+            stack.enter_context(mode)
         elif modules is None:
             stack.enter_context(_Functions(see))
         for module in modules or ():
@@ -201,12 +217,22 @@ class _Operators(TorchDispatchMode):
     def __init__(self, see: See) -> None:
         super().__init__()
         self.see = see
+        self.error: OmnigrokError | None = None
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        refuse_training(function, args, kwargs or {})
-        if function.overloadpacket not in NAMED and HIDING.search(function.name()):
-            raise OmnigrokError(f"{function.name()} may hide an activation; give the model as it is before it is fused")
-        return called(self.see, function, args, kwargs or {})
+        try:
+            refuse_training(function, args, kwargs or {})
+            if function.overloadpacket not in NAMED and HIDING.search(function.name()):
+                raise OmnigrokError(f"{function.name()} may hide an activation; give the model before it is fused")
+            return called(self.see, function, args, kwargs or {})
+        except OmnigrokError as error:
+            self.error = error
+            raise
+
+    def explain(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        """Raises the error that TorchScript has made another of."""
+        if self.error is not None and error is not self.error:
+            raise self.error from None
 
 
 def called(see: See, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -245,14 +271,17 @@ def is_zero(bound: Any) -> bool:
 
 def refuse_training(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raises OmnigrokError for an operator in training mode: random numbers, or the statistics of a batch."""
-    named = {a.name: x for a, x in zip(function._schema.arguments, args, strict=False)} | kwargs
+    arguments = function._schema.arguments
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    named = defaults | {a.name: x for a, x in zip(arguments, args, strict=False)} | kwargs
     training = named.get("training", named.get("train"))
     what = ""
     if "batch_norm" in function.name():
         own = named.get("running_mean") is None and named["input"].shape[0] == 1  # of nn.InstanceNorm
         what = "statistics of a batch" if (training or "with_update" in function.name()) and not own else ""
-    elif torch.Tag.nondeterministic_seeded in function.tags and training is not False:
-        what = "random numbers"
+    elif torch.Tag.nondeterministic_seeded in function.tags:
+        drops = training is not False and named.get("dropout_p", 1) != 0  # of attention
+        what = "random numbers" if drops else ""
     if what:
         raise OmnigrokError(
             f"the model is in training mode: it takes {what} ({function.name()}) in evaluation, too; export it from "

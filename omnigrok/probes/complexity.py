@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, fx, nn
 
 from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
@@ -57,7 +57,7 @@ class LocalComplexity:
 
 def local_complexity(
     model: nn.Module,
-    points: Float[Tensor, "points ..."],
+    points: Shaped[Tensor, "..."],
     radius: float,
     directions: int = 25,
     *,
@@ -97,19 +97,30 @@ def local_complexity(
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """The model is in evaluation mode within, where it has modes; modes and buffers are as before afterwards."""
+    """The model is in evaluation mode within, where it has modes; modes and buffers are as before afterwards.
+
+    Raises:
+        OmnigrokError: a program (TorchScript, torch.export) moves its buffers, as in training.
+    """
     buffers = [(layer, name, b, b.clone()) for layer in model.modules() for name, b in own_buffers(layer).items()]
+    program = isinstance(model, fx.GraphModule | torch.jit.ScriptModule)
+    moved = []
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(NotImplementedError):  # an exported model has no modes
+        with contextlib.suppress(NotImplementedError, AttributeError):  # an exported model has no modes
             stack.enter_context(in_evaluation(model))
         try:
             yield
         finally:
             for layer, name, b, before in buffers:
-                if own_buffers(layer).get(name) is not b:
+                if own_buffers(layer).get(name) is not b and not program:
                     setattr(layer, name, b)
                 if not torch.equal(b, before):
+                    moved.append(name)
                     b.copy_(before)
+    if moved and program:
+        raise OmnigrokError(
+            f"the model is in training mode: a pass changes its buffer {moved[0]}; export it from net.eval()"
+        )
 
 
 def own_buffers(layer: nn.Module) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
@@ -58,13 +58,13 @@ QUOTIENTS = (operator.truediv, torch.div, "div")
 class Plane:
     """Points origin + a u + b v of an input space, u and v orthonormal; |a| and |b| up to half_width."""
 
-    origin: Float[Tensor, "..."]
-    u: Float[Tensor, "..."]
-    v: Float[Tensor, "..."]
+    origin: Shaped[Tensor, "..."]
+    u: Shaped[Tensor, "..."]
+    v: Shaped[Tensor, "..."]
     half_width: float
 
     @classmethod
-    def through(cls, points: Float[Tensor, "3 ..."], margin: float = 1.2, half_width: float | None = None) -> Plane:
+    def through(cls, points: Shaped[Tensor, "3 ..."], margin: float = 1.2, half_width: float | None = None) -> Plane:
         """The plane through three points, centred at their mean; wide enough for them times `margin`.
 
         Raises:
