@@ -249,3 +249,83 @@ def test_the_probe_refuses_what_it_cannot_see_in_a_batch():
     probe = ComplexityProbe(directions=5, points=8)
     first, second = (probe(t.ensemble, t.data)["lc_train"] for t in (alone, plain))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_one_unit_and_a_chain_that_takes_examples_apart(runs):
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.last = nn.Linear(FEATURES, 1), nn.Linear(1, 3)
+
+        def forward(self, x):
+            return self.last(F.relu(self.layer(x).squeeze(1)).unsqueeze(1))
+
+    def apart():
+        return nn.Sequential(
+            nn.Unflatten(1, (5, 6)), nn.Flatten(0, 1), nn.Linear(6, 4), nn.ReLU(), nn.Unflatten(0, (-1, 5)), nn.Flatten(),
+            nn.Linear(20, 3),
+        )  # fmt: skip
+
+    probe = ComplexityProbe(directions=5, points=8)
+    for make, pre in (
+        (One, lambda model, x: model.layer(x)), (apart, lambda model, x: model[2](x.unflatten(1, (5, 6))))
+    ):  # fmt: skip
+        trainer = boxes(runs, OwnModel(make))
+        found = probe(trainer.ensemble, trainer.data)["lc_train"]
+        points = trainer.data.train_inputs[0][:8]
+        for r in range(runs):
+            model = trainer.ensemble.model(r).eval()
+            expected = by_hand(lambda x, model=model, pre=pre: [pre(model, x)], points)
+            assert torch.equal(local_complexity(model, points, 0.5, 5).crossings, expected)
+            assert found[r] == expected.sum(dim=1).double().mean()
+
+
+class Residual(nn.Sequential):
+    """A chain whose pass is more than the chain's."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(dim=1, keepdim=True).tanh())
+
+
+def test_a_chain_with_a_pass_of_its_own_shares_nothing():
+    model = drawn(Residual, nn.Linear(FEATURES, 6), nn.ReLU())
+    expected = by_hand(lambda x: [model[0](x - x.mean(dim=1, keepdim=True).tanh())])
+    assert torch.equal(local_complexity(model, POINTS, 0.5, 5).crossings, expected)
+
+
+def exported(model):
+    return torch.export.export(model, (POINTS,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+
+
+def traced(model):
+    return torch.jit.trace(model, (POINTS,), check_trace=False)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning", "ignore:Convert"
+)
+@pytest.mark.parametrize("form", [exported, traced])
+@pytest.mark.parametrize("make", [lambda: Tokens(True, "gelu"), lambda: Tokens(False, "relu"), Recurrent])
+def test_programs_count_what_their_modules_do(make, form):
+    model = drawn(make)
+    plain, program = (local_complexity(m, POINTS, 0.5, 5) for m in (model, form(model)))
+    assert plain.layers == program.layers
+    assert torch.equal(plain.crossings, program.crossings)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_fused_code_is_refused():
+    model = torch.jit.script(drawn(Tokens, True, "gelu"))
+    with pytest.raises(OmnigrokError, match="may hide an activation"):
+        local_complexity(model, POINTS, 0.5, 5)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_activations_that_come_and_go_are_refused():
+    class Sometimes(Two):
+        def forward(self, x):
+            return super().forward(x) if len(x) < 9 else super().forward(x).relu()
+
+    with pytest.raises(OmnigrokError, match="shows other activations than the 2"):
+        local_complexity(drawn(Sometimes, nn.ReLU()), POINTS, 0.5, 5)

@@ -128,9 +128,6 @@ def kept(folder):
     store = Store(folder / "results")
     spec = get_task("teacher_student").spec.replace(steps=4, n_train=20, keep=(0, 4))
     run_sweep([spec], store, runs_per_batch=1, show_progress=False)
-    (folder / "own_net.py").write_text(
-        "from omnigrok import get_task\ntask = get_task('teacher_student')\ndef net():\n    return task.model(task.spec)\n"
-    )
     return store.weights(spec), store.weights_path(spec)
 
 

@@ -19,14 +19,14 @@ from torch import Tensor, fx, nn
 from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
 from omnigrok.models import in_evaluation
-from omnigrok.probes.activations import ACTIVATIONS, Layers, find_layers, watched
+from omnigrok.probes.activations import ACTIVATIONS, Layers, Place, find_layers, watched
 from omnigrok.probes.finite import NotFiniteError, check_points, check_weights
 from omnigrok.probes.partition import AFFINE_MODULES
 from omnigrok.spec import generator
 from omnigrok.task import TaskData
 
 Extremes = tuple[Tensor, Tensor]
-"""Smallest and largest pre-activation of each unit over the vertices around each point, (points, ...)."""
+"""Smallest and largest pre-activation of each unit over the vertices around each point, (points, units)."""
 MEMORY = 64 * 2**20
 """Bytes that the vertices of one call may take."""
 
@@ -89,7 +89,7 @@ def local_complexity(
     offsets = frame(points[0].shape, directions, radius, seed).to(points)
     with torch.no_grad(), untouched(model):
         found = find_layers(model, examples_of(points, offsets), layers)
-        shared = layers is None and not found.operators and starts_affine(model)
+        shared = shares_start(model, found)
         chunk = chunk_size(found, points, offsets, shared, memory)
         parts = (extremes(model, found, part, offsets, shared) for part in points.split(chunk))
         return counted(found.names, parts)
@@ -212,7 +212,7 @@ class ComplexityProbe:
                 f"activations of {ensemble.task.name} cannot be seen in a batch (TorchScript, nn.RNN); train it with "
                 "batchable = False"
             )
-        return layers, not layers.operators and starts_affine(module)
+        return layers, shares_start(module, layers)
 
     @torch.no_grad()
     def _measure(
@@ -222,8 +222,8 @@ class ComplexityProbe:
             found = extremes(model, layers, inputs[0], offsets, shared)
             return {
                 "total": torch.stack([changes(low, high) for low, high in found]).sum(dim=0),
-                "positive": torch.cat([(high > 0).flatten(1) for _, high in found], dim=1),
-                "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
+                "positive": torch.cat([high > 0 for _, high in found], dim=1),
+                "negative": torch.cat([low < 0 for low, _ in found], dim=1),
                 "finite": torch.stack([(low.isfinite() & high.isfinite()).all() for low, high in found]).all(),
             }
 
@@ -273,6 +273,12 @@ def activations(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+def shares_start(model: nn.Module, layers: Layers) -> bool:
+    """Whether what comes before the first activation is computed once for all vertices, as in `extremes`."""
+    plain = layers.modules is None and not layers.operators and layers.places[0] == Place(0)
+    return plain and starts_affine(model)
+
+
 def starts_affine(model: nn.Module) -> bool:
     """Whether the model is a chain that is affine up to its first activation, a module that is called there only."""
     if type(model).forward is not nn.Sequential.forward or not isinstance(model, nn.Sequential):
@@ -313,20 +319,28 @@ def extremes(
         try:
             place = next(places)
         except StopIteration:
-            raise OmnigrokError("the model calls other activations at some points than at others") from None
+            raise other_calls(layers) from None
         if place is None:
             return pre
         if shared and not seen:
             pre = vertices(pre)
-        grouped = place.examples_first(pre).unflatten(0, (-1, len(offsets)))
+        rows = place.examples_first(pre)
+        grouped = rows.reshape(len(rows) // len(offsets), len(offsets), -1)
         seen.append((grouped.amin(dim=1), grouped.amax(dim=1)))  # at once: an activation may overwrite its input
         return pre
 
     with watched(see, layers.modules, layers.operators):
         model(inputs)
     if next(places, layers) is not layers:
-        raise OmnigrokError("the model calls other activations at some points than at others")
+        raise other_calls(layers)
     return seen
+
+
+def other_calls(layers: Layers) -> OmnigrokError:
+    return OmnigrokError(
+        f"the model shows other activations than the {len(layers.places)} ({', '.join(layers.names)}) of its first pass: "
+        "they must be the same at all points; in a batch, those in a torch.autograd.Function do not show"
+    )
 
 
 def chunk_size(layers: Layers, points: Tensor, offsets: Tensor, shared: bool, memory: int) -> int:
@@ -335,6 +349,6 @@ def chunk_size(layers: Layers, points: Tensor, offsets: Tensor, shared: bool, me
     return max(1, memory // (len(offsets) * widest * offsets.element_size()))
 
 
-def changes(low: Float[Tensor, "points ..."], high: Float[Tensor, "points ..."]) -> Int[Tensor, "points"]:
+def changes(low: Float[Tensor, "points units"], high: Float[Tensor, "points units"]) -> Int[Tensor, "points"]:
     """Units of a layer whose sign (-1, 0, 1) is not the same at all vertices."""
-    return (low.sign() != high.sign()).flatten(1).sum(dim=1)
+    return (low.sign() != high.sign()).sum(dim=1)
