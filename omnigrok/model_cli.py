@@ -144,20 +144,7 @@ def load_model(path: str, weights: Path | None, trusted: bool = False, step: int
     if path.endswith((".pt", ".pt2")):
         if weights is not None:
             raise OmnigrokError(f"{path} has its own weights; --weights is for an import path, package.module:name")
-        kind = "an exported program" if path.endswith(".pt2") else "a TorchScript module"
-        if not Path(path).is_file():
-            raise OmnigrokError(f"{path} does not hold {kind}: there is no such file")
-        if path.endswith(".pt2") and not trusted:
-            return read_exported(Path(path))
-        if not trusted:
-            raise OmnigrokError(
-                f"{path} is a TorchScript program and can do what any program can: if you trust it, take {ANYWAY}, or "
-                "save the model with torch.export.save as .pt2"
-            )
-        try:
-            return torch.export.load(path).module() if path.endswith(".pt2") else torch.jit.load(path, "cpu").eval()
-        except Exception as error:
-            raise OmnigrokError(f"{path} does not hold {kind}: {first_line(error)}") from error
+        return load_program(path, trusted)
     module_name, _, name = path.partition(":")
     sys.path.insert(0, "")  # as `python -m` does: the user's own file in this folder
     try:
@@ -177,6 +164,24 @@ def load_model(path: str, weights: Path | None, trusted: bool = False, step: int
             err=True,
         )
     return model.eval()
+
+
+def load_program(path: str, trusted: bool) -> nn.Module:
+    """The program in a .pt2 file, or in a TorchScript file that is trusted."""
+    kind = "an exported program" if path.endswith(".pt2") else "a TorchScript module"
+    if not Path(path).is_file():
+        raise OmnigrokError(f"{path} does not hold {kind}: there is no such file")
+    if path.endswith(".pt2") and not trusted:
+        return read_exported(Path(path))
+    if not trusted:
+        raise OmnigrokError(
+            f"{path} is a TorchScript program and can do what any program can: if you trust it, take {ANYWAY}, or "
+            "save the model with torch.export.save as .pt2"
+        )
+    try:
+        return torch.export.load(path).module() if path.endswith(".pt2") else torch.jit.load(path, "cpu").eval()
+    except Exception as error:
+        raise OmnigrokError(f"{path} does not hold {kind}: {first_line(error)}") from error
 
 
 def check_fit(model: nn.Module, points: Tensor, name: str) -> None:

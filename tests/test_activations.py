@@ -263,8 +263,8 @@ def test_one_unit_and_a_chain_that_takes_examples_apart(runs):
 
     def apart():
         return nn.Sequential(
-            nn.Unflatten(1, (5, 6)), nn.Flatten(0, 1), nn.Linear(6, 4), nn.ReLU(), nn.Unflatten(0, (-1, 5)), nn.Flatten(),
-            nn.Linear(20, 3),
+            nn.Unflatten(1, (5, 6)), nn.Flatten(0, 1), nn.Linear(6, 4), nn.ReLU(), nn.Unflatten(0, (-1, 5)),
+            nn.Flatten(), nn.Linear(20, 3),
         )  # fmt: skip
 
     probe = ComplexityProbe(directions=5, points=8)
@@ -289,7 +289,7 @@ class Residual(nn.Sequential):
 
 
 def test_a_chain_with_a_pass_of_its_own_shares_nothing():
-    model = drawn(Residual, nn.Linear(FEATURES, 6), nn.ReLU())
+    model = drawn(lambda: Residual(nn.Linear(FEATURES, 6), nn.ReLU()))
     expected = by_hand(lambda x: [model[0](x - x.mean(dim=1, keepdim=True).tanh())])
     assert torch.equal(local_complexity(model, POINTS, 0.5, 5).crossings, expected)
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -360,3 +361,4 @@ def test_files_of_torch_export_from_training_mode(command, tmp_path, monkeypatch
             with torch.random.fork_rng():  # whether the model takes the points is tried by a pass
                 result = CliRunner().invoke(cli, [command, "net.pt2", "--data", "points.pt", *trust])
             assert isinstance(result.exception, OmnigrokError)
+            assert re.search(r"training mode.*export.*\.eval\(\)", str(result.exception))

@@ -337,8 +337,9 @@ def extremes(
 
 
 def other_calls(layers: Layers) -> OmnigrokError:
+    first = f"{len(layers.places)} ({', '.join(layers.names)})"
     return OmnigrokError(
-        f"the model shows other activations than the {len(layers.places)} ({', '.join(layers.names)}) of its first pass: "
+        f"the model shows other activations than the {first} of its first pass: "
         "they must be the same at all points; in a batch, those in a torch.autograd.Function do not show"
     )
 
