@@ -185,13 +185,15 @@ def load_program(path: str, trusted: bool) -> nn.Module:
 
 
 def check_fit(model: nn.Module, points: Tensor, name: str) -> None:
-    """Raises OmnigrokError where the model does not take the points."""
+    """Raises OmnigrokError where the model does not take the points, or moves its buffers as in training."""
+    from omnigrok.probes.complexity import untouched
+
     weight = next((p for p in model.parameters() if p.is_floating_point()), points)
-    try:
-        with torch.no_grad():
+    with torch.no_grad(), untouched(model):
+        try:
             model(points[:1].to(weight, copy=True))  # it may change them in place
-    except Exception as error:
-        raise does_not_take(name, points, error) from error
+        except Exception as error:
+            raise does_not_take(name, points, error) from error
 
 
 def does_not_take(name: str, points: Tensor, error: Exception) -> OmnigrokError:

@@ -317,29 +317,6 @@ def test_the_old_weight_norm_and_what_it_computes():
     assert len(found.regions) > 1
 
 
-class Leaky(nn.Module):
-    def __init__(self, layer, what):
-        super().__init__()
-        self.layer, self.what = layer, what
-
-    def forward(self, x):
-        return self.what(self.layer(x))
-
-
-@pytest.mark.parametrize("given", [(0.3,), {"negative_slope": 0.3}])
-def test_a_slope_is_taken_as_it_is_given(given):
-    def leaky(x):
-        return F.leaky_relu(x, **given) if isinstance(given, dict) else F.leaky_relu(x, *given)
-
-    net = nn.Sequential(chain()[0], nn.LeakyReLU(0.3))
-    written = Leaky(net[0], leaky)
-    plane = Plane.through(POINTS[:3])
-    first, second = (partition(m, plane).regions for m in (net, written))
-    assert len(first) == len(second) > 1
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_allclose(one.maps, other.maps)
-
-
 def test_a_probe_of_several_inputs_is_named():
     trainer = boxes(1)
     data = trainer.data

@@ -226,7 +226,6 @@ class _Walk:
         """The negative slope of a ReLU-like node, or the max-pooling module."""
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         exported = operator_name(node)
-        given: dict[str, Any]
         in_place = exported.endswith("_") or node.kwargs.get("inplace", False) or getattr(module, "inplace", False)
         if in_place and len(node.all_input_nodes[0].users) > 1:
             raise OmnigrokError(f"{node.name} overwrites a tensor that is used again; take inplace=False")
@@ -234,7 +233,7 @@ class _Walk:
             return None, plain_pool(module)
         if exported == "max_pool2d":
             names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            given = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+            given: dict[str, Any] = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
             return None, plain_pool(nn.MaxPool2d(**{name: value for name, value in given.items() if value != []}))
         if isinstance(module, nn.ReLU) or node.target in (F.relu, torch.relu, "relu") or exported in ("relu", "relu_"):
             return 0.0, None
@@ -243,8 +242,7 @@ class _Walk:
         if isinstance(module, nn.LeakyReLU):
             return float(module.negative_slope), None
         if node.target is F.leaky_relu:
-            given = {**dict(zip(("input", "negative_slope"), node.args, strict=False)), **node.kwargs}
-            return float(given.get("negative_slope", 0.01)), None
+            return float(node.kwargs.get("negative_slope", 0.01)), None  # type: ignore[arg-type]
         return None, None
 
     def affine(self, node: fx.Node, regions: list[_Live]) -> None:
