@@ -329,6 +329,7 @@ def test_a_probe_of_several_inputs_is_named():
 def test_files_of_torch_export_from_training_mode(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(POINTS, "points.pt")
+    options = ["--directions", "3"] if command == "complexity" else []
     for layer in (nn.BatchNorm1d(6), nn.Dropout(0.5)):
         with torch.random.fork_rng():
             batch = ({0: torch.export.Dim("batch")},)
@@ -336,6 +337,6 @@ def test_files_of_torch_export_from_training_mode(command, tmp_path, monkeypatch
         torch.export.save(program, "net.pt2")
         for trust in ([], [ANYWAY]):
             with torch.random.fork_rng():  # whether the model takes the points is tried by a pass
-                result = CliRunner().invoke(cli, [command, "net.pt2", "--data", "points.pt", *trust])
+                result = CliRunner().invoke(cli, [command, "net.pt2", "--data", "points.pt", *options, *trust])
             assert isinstance(result.exception, OmnigrokError)
             assert re.search(r"training mode.*export.*\.eval\(\)", str(result.exception))
