@@ -179,7 +179,8 @@ class ComplexityProbe:
     def __call__(self, ensemble: Ensemble, data: TaskData) -> dict[str, Float[Tensor, "runs"]]:
         result: dict[str, Tensor] = {}
         train, test = data.train_inputs[0], data.test_inputs[0]
-        check_points(train)
+        for name, inputs in (("training points", train), ("test points", test)):
+            check_points(inputs[: self.points], name)
         if len(data.train_inputs) > 1:
             raise OmnigrokError(f"a complexity probe takes models of one input; {ensemble.task.name} has more")
         if any(spec.n_train < self.points for spec in ensemble.specs):
