@@ -35,7 +35,8 @@ from omnigrok.gradients import Clip
 from omnigrok.loading import task_data
 from omnigrok.oracle import Examples
 from omnigrok.order import BatchOrder
-from omnigrok.probes.complexity import ComplexityProbe, activations, changes, extremes, frame
+from omnigrok.probes.activations import find_layers
+from omnigrok.probes.complexity import ComplexityProbe, changes, examples_of, extremes, frame
 from omnigrok.processor import flush_denormals
 from omnigrok.spec import RunSpec
 from omnigrok.task import Task, TaskData
@@ -193,7 +194,7 @@ def probe_turn(data: TaskData, task: Task, spec: RunSpec, device: str, form: str
     @torch.no_grad()
     def loop() -> None:
         for model in models:
-            layers = activations(model)
+            layers = find_layers(model, examples_of(train, offsets))
             for point in (*train, *test, *train):  # as many as the probe has
                 found = extremes(model, layers, point.unsqueeze(0), offsets, shared=False)
                 torch.stack([changes(low, high) for low, high in found]).sum(dim=0)

@@ -7,7 +7,6 @@ sphere divides it by its norm. A batch of one run is an ordinary module and take
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from omnigrok.errors import CannotBatchError, SpecError
-from omnigrok.models import in_evaluation, named_tensors, scaled_model, shared_names
+from omnigrok.models import copied, in_evaluation, named_tensors, scaled_model, shared_names
 from omnigrok.spec import RunSpec, generator, keyed
 from omnigrok.sphere import row_norms
 from omnigrok.task import Inputs, Task
@@ -353,9 +352,7 @@ class Ensemble:
     @torch.no_grad()
     def model(self, r: int) -> nn.Module:
         """A copy of the module of run r, on the CPU."""
-        held = [x for layer in self.module.modules() for x in vars(layer).values() if isinstance(x, Tensor)]
-        results = {id(x): x.detach() for x in held if not x.is_leaf}  # of a pass: torch would refuse to copy them
-        module = copy.deepcopy(self.module, results).to_empty(device="cpu")
+        module = copied(self.module).to_empty(device="cpu")
         named = self._with_shared(self.params | self.buffers)
         cached = dict(self.module.named_buffers())  # one that was None, and that a single run's pass has set
         for name, x in (*module.named_parameters(), *module.named_buffers()):

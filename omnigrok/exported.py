@@ -101,6 +101,8 @@ class _Program:
         for node in self.graph["nodes"]:
             self.node(node)
         outputs = [kind for spec in self.signature["output_specs"] for kind in spec]
+        if "buffer_mutation" in outputs:
+            raise OmnigrokError("it changes its buffers, as in training mode: export it from net.eval()")
         if set(outputs) != {"user_output"}:
             raise OmnigrokError(f"it does more than give outputs ({', '.join(sorted({*outputs} - {'user_output'}))})")
         results = [self.argument(output) for output in self.graph["outputs"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -83,6 +84,13 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes:
             layer.training = mode
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, also of a module that holds results of a pass, as the old weight norm does."""
+    held = [x for layer in module.modules() for x in vars(layer).values() if isinstance(x, Tensor)]
+    results = {id(x): x.detach() for x in held if not x.is_leaf}  # torch would refuse to copy them
+    return copy.deepcopy(module, results)
 
 
 def shared_names(module: nn.Module) -> dict[str, str]:

@@ -78,6 +78,14 @@ def load(path: Path, kind: str, owner: str, device: str = "cpu") -> Any:
             raise OmnigrokError(f"cannot load {path} to {device}: {first_line(error)}") from error
 
 
+def check(path: Path) -> None:
+    """Raises CorruptFileError where a file differs from its seal; one without a seal passes."""
+    with reading(path), path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - LONGEST))
+        if MARK in stream.read():
+            _seal(path, stream)
+
+
 def cached(path: Path, kind: str, owner: str, make: Callable[[], T]) -> T:
     """The content of a sealed file that can be made again, as it is where it is not there or, with a warning, damaged.
 

@@ -284,7 +284,7 @@ def own_model(tmp_path, monkeypatch):
 def test_complexity_of_a_users_own_model(own_model):
     result = CliRunner().invoke(cli, ["complexity", "own_net:net", "--data", "points.npy", "--directions", "3"])
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[1].split()[:2] == ["1", "6"]
+    assert result.stdout.splitlines()[1].split()[:3] == ["1", "relu", "6"]
     assert "at 5 points" in result.output
 
 
@@ -298,7 +298,7 @@ def test_models_in_files(own_model):
     def output(command, model, *arguments):
         result = CliRunner().invoke(cli, [command, model, "--data", "points.npy", *arguments])
         assert result.exit_code == 0, result.output
-        return result.output
+        return result.stdout
 
     expected = output("complexity", "own_net:net", "--directions", "3")
     for model, trust in (("scripted.pt", [ANYWAY]), ("exported.pt2", []), ("exported.pt2", [ANYWAY])):
@@ -312,7 +312,7 @@ def test_models_in_files(own_model):
 def test_partition_of_a_users_own_model(own_model):
     result = CliRunner().invoke(cli, ["partition", "own_net:net", "--data", "points.npy", "--out", "p.png"])
     assert result.exit_code == 0, result.output
-    assert int(result.output.splitlines()[0].split()[-1]) > 1
+    assert int(result.stdout.splitlines()[0].split()[-1]) > 1
     assert (own_model / "p.png").stat().st_size > 5_000
 
 

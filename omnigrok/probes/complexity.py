@@ -8,29 +8,25 @@ of the frame's image. The local complexity is the sum over layers, a density of 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, fx, nn
 
 from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
+from omnigrok.models import in_evaluation
+from omnigrok.probes.activations import ACTIVATIONS, Layers, Place, find_layers, watched
+from omnigrok.probes.finite import NotFiniteError, check_points, check_weights
 from omnigrok.probes.partition import AFFINE_MODULES
 from omnigrok.spec import generator
 from omnigrok.task import TaskData
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
-OPERATORS = {
-    getattr(torch.ops.aten, name + suffix)
-    for name in ("relu", "leaky_relu", "hardtanh", "elu", "gelu", "silu")
-    for suffix in ("", "_")
-} | {torch.ops.aten.prelu, torch.ops.aten._prelu_kernel}
 Extremes = tuple[Tensor, Tensor]
-"""Smallest and largest pre-activation of each unit over the vertices around each point, (points, ...)."""
+"""Smallest and largest pre-activation of each unit over the vertices around each point, (points, units)."""
 MEMORY = 64 * 2**20
 """Bytes that the vertices of one call may take."""
 
@@ -44,12 +40,14 @@ class LocalComplexity:
         units: units of each layer.
         dead: of these, units positive at no vertex of any point.
         always_on: units negative at no vertex of any point.
+        layers: what each layer is, in the order of the calls, as ("relu", "gelu"): all that is counted.
     """
 
     crossings: Int[Tensor, "points layers"]
     units: Int[Tensor, "layers"]
     dead: Int[Tensor, "layers"]
     always_on: Int[Tensor, "layers"]
+    layers: tuple[str, ...]
 
     @property
     def total(self) -> Int[Tensor, "points"]:
@@ -59,7 +57,7 @@ class LocalComplexity:
 
 def local_complexity(
     model: nn.Module,
-    points: Float[Tensor, "points ..."],
+    points: Shaped[Tensor, "..."],
     radius: float,
     directions: int = 25,
     *,
@@ -70,37 +68,84 @@ def local_complexity(
     """Local complexity of a model at points of its input space.
 
     Args:
-        points: on the model's device, in its dtype.
+        points: floats; they go to the model's device and dtype.
         radius: r, in the units of the input.
         directions: P, at most the number of input dimensions. One frame serves all points, as in the official code.
-        layers: modules whose input is a pre-activation; None finds every module of ACTIVATIONS, and where one is called
-            as a function (in a TorchScript or exported model each is) every call of OPERATORS.
+        layers: modules whose input is a pre-activation; None finds the activations of `activations.ACTIVATIONS`, called
+            as modules, functions or methods, clamping at zero from below and the maximum with zero. Tanh, sigmoid,
+            GLU and softmax have no part in it.
         seed: keys the frame; no global generator is touched.
         memory: bytes that a call's vertices may take.
 
     Raises:
-        OmnigrokError: more directions than dimensions, no activation found, a radius that is not above 0.
+        OmnigrokError: no points, or points of integers; more directions than dimensions, a radius that is not above 0;
+            no activation found, or one that cannot be seen; a model in training mode that `eval()` does not end, as an
+            exported one; weights, points or pre-activations that are not finite.
     """
+    check_points(points)
+    check_weights(model)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), points)
+    points = points.to(weight)
     offsets = frame(points[0].shape, directions, radius, seed).to(points)
-    training = model.training
-    with contextlib.suppress(NotImplementedError):  # an exported model has no modes
-        model.eval()
-    example = points[:1]
-    chosen = layers if layers is not None else activations(model, example)
-    shared = layers is None and bool(chosen) and starts_affine(model)
-    chunk = chunk_size(model, chosen, example, offsets, shared, memory)
-    try:
-        with torch.no_grad():
-            return counted(extremes(model, chosen, part, offsets, shared) for part in points.split(chunk))
-    finally:
-        with contextlib.suppress(NotImplementedError):
-            model.train(training)
+    with torch.no_grad(), untouched(model):
+        found = find_layers(model, examples_of(points, offsets), layers)
+        shared = shares_start(model, found)
+        chunk = chunk_size(found, points, offsets, shared, memory)
+        parts = (extremes(model, found, part, offsets, shared) for part in points.split(chunk))
+        return counted(found.names, parts)
 
 
-def counted(parts: Iterable[list[Extremes]]) -> LocalComplexity:
-    """The counts of all points, from what the pre-activations of some at a time range over."""
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode within, where it has modes; modes and buffers are as before afterwards.
+
+    Raises:
+        OmnigrokError: a program (TorchScript, torch.export) moves its buffers, as in training.
+    """
+    buffers = [(layer, name, b, b.clone()) for layer in model.modules() for name, b in own_buffers(layer).items()]
+    program = isinstance(model, fx.GraphModule | torch.jit.ScriptModule)
+    moved = []
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NotImplementedError, AttributeError):  # an exported model has no modes
+            stack.enter_context(in_evaluation(model))
+        try:
+            yield
+        finally:
+            for layer, name, b, before in buffers:
+                if own_buffers(layer).get(name) is not b and not program:
+                    setattr(layer, name, b)
+                if not ((b == before) | (b.isnan() & before.isnan())).all():
+                    moved.append(name)
+                    b.copy_(before)
+    if moved and program:
+        raise OmnigrokError(
+            f"the model is in training mode: a pass changes its buffer {moved[0]}; export it from net.eval()"
+        )
+
+
+def own_buffers(layer: nn.Module) -> dict[str, Tensor]:
+    return dict(layer.named_buffers(recurse=False))
+
+
+def examples_of(points: Tensor, offsets: Tensor) -> Tensor:
+    """Three examples, two of them the same, as `find_layers` takes them."""
+    return torch.stack([points[0], points[0], points[0] + offsets[0]])
+
+
+def counted(names: tuple[str, ...], parts: Iterable[list[Extremes]]) -> LocalComplexity:
+    """The counts of all points, from what the pre-activations of some at a time range over.
+
+    Raises:
+        OmnigrokError: a pre-activation is not finite.
+    """
     counts, positive, negative = [], [], []
     for found in parts:
+        for i, (name, bounds) in enumerate(zip(names, found, strict=True)):
+            if not all(bound.isfinite().all() for bound in bounds):
+                raise NotFiniteError(
+                    f"pre-activations of layer {i + 1} ({name}) are not finite: the network has diverged, or its "
+                    "numbers overflow at these points"
+                )
         counts.append(torch.stack([changes(low, high) for low, high in found], dim=1))
         positive.append([(high > 0).any(dim=0) for _, high in found])
         negative.append([(low < 0).any(dim=0) for low, _ in found])
@@ -112,6 +157,7 @@ def counted(parts: Iterable[list[Extremes]]) -> LocalComplexity:
         torch.tensor([units.numel() for units in ever_positive]),
         torch.tensor([int((~units).sum()) for units in ever_positive]),
         torch.tensor([int((~units).sum()) for units in ever_negative]),
+        names,
     )
 
 
@@ -120,7 +166,9 @@ class ComplexityProbe:
     """Logs the mean local complexity of all runs of a batch at training, test and random points.
 
     Metrics `lc_train`, `lc_test`, `lc_random`, and for the training points `lc_train_dead` and `lc_train_always_on`,
-    shares of all units. Random points are uniform in the box of the training inputs.
+    shares of all units. Random points are uniform in the box of the training inputs. What is counted is what
+    `local_complexity` counts. A run that has diverged, with weights or pre-activations that are not finite, has nan in
+    its row; its neighbours keep their numbers.
     """
 
     radius: float = 0.5
@@ -131,45 +179,74 @@ class ComplexityProbe:
     def __call__(self, ensemble: Ensemble, data: TaskData) -> dict[str, Float[Tensor, "runs"]]:
         result: dict[str, Tensor] = {}
         train, test = data.train_inputs[0], data.test_inputs[0]
+        for name, inputs in (("training points", train), ("test points", test)):
+            check_points(inputs[: self.points], name)
+        if len(data.train_inputs) > 1:
+            raise OmnigrokError(f"a complexity probe takes models of one input; {ensemble.task.name} has more")
         if any(spec.n_train < self.points for spec in ensemble.specs):
             raise OmnigrokError(f"a complexity probe of {self.points} points needs as many training examples")
         uniform = torch.rand(self.points, *train.shape[1:], generator=generator(self.seed, "random points"))
         low, high = torch.aminmax(train)
         uniform = uniform.to(train) * (high - low) + low
         offsets = frame(train.shape[1:], self.directions, self.radius, self.seed).to(train)
+        layers, shared = self._layers(ensemble, train, offsets)
         for name, points in (
             ("train", train[: self.points]),
             ("test", test[: self.points]),
             ("random", uniform),
         ):
-            total, dead, on = self._measure(ensemble, points, offsets)
+            total, dead, on = self._measure(ensemble, layers, points, offsets, shared)
             result[f"lc_{name}"] = total
             if name == "train":
                 result |= {"lc_train_dead": dead, "lc_train_always_on": on}
         return result
 
     @torch.no_grad()
-    def _measure(self, ensemble: Ensemble, points: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        module = ensemble.module
-        layers, shared = activations(module), starts_affine(module)
+    def _layers(self, ensemble: Ensemble, points: Tensor, offsets: Tensor) -> tuple[Layers, bool]:
+        """What is counted, found in the first run's model, and whether the start of a pass is shared."""
+        with ensemble.evaluating():
+            module = ensemble.module if len(ensemble) == 1 else ensemble.model(0)
+            with untouched(module):
+                layers = find_layers(module, examples_of(points, offsets).to(next(module.parameters()).device))
+        if layers.operators and len(ensemble) > 1:
+            raise OmnigrokError(
+                f"activations of {ensemble.task.name} cannot be seen in a batch (TorchScript, nn.RNN); train it with "
+                "batchable = False"
+            )
+        return layers, shares_start(module, layers)
 
-        def count(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _measure(
+        self, ensemble: Ensemble, layers: Layers, points: Tensor, offsets: Tensor, shared: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def measure(model: Callable[..., Tensor], inputs: tuple[Tensor, ...], _: Tensor) -> dict[str, Tensor]:
             found = extremes(model, layers, inputs[0], offsets, shared)
             return {
                 "total": torch.stack([changes(low, high) for low, high in found]).sum(dim=0),
-                "positive": torch.cat([(high > 0).flatten(1) for _, high in found], dim=1),
-                "negative": torch.cat([(low < 0).flatten(1) for low, _ in found], dim=1),
+                "positive": torch.cat([high > 0 for _, high in found], dim=1),
+                "negative": torch.cat([low < 0 for low, _ in found], dim=1),
+                "finite": torch.stack([(low.isfinite() & high.isfinite()).all() for low, high in found]).all(),
             }
 
         with ensemble.evaluating():
-            chunk = chunk_size(module, layers, points[:1], offsets, shared, MEMORY // len(ensemble))
-            parts = [ensemble.map(count, (part,), part, shared=True) for part in points.split(chunk)]
+            chunk = chunk_size(layers, points, offsets, shared, MEMORY // len(ensemble))
+            parts = [ensemble.map(measure, (part,), part, shared=True) for part in points.split(chunk)]
         wide = widest_dtype(points.device)
+        finite = torch.stack([finite_rows(ensemble), *(part["finite"] for part in parts)]).all(dim=0)
         total = torch.cat([part["total"] for part in parts], dim=1).to(wide).mean(dim=1)
         positive, negative = (
             torch.cat([part[k] for part in parts], dim=1).any(dim=1) for k in ("positive", "negative")
         )
-        return total, (~positive).to(wide).mean(dim=1), (~negative).to(wide).mean(dim=1)
+        shares = [(~ever).to(wide).mean(dim=1) for ever in (positive, negative)]
+        total, dead, on = (x.where(finite, math.nan) for x in (total, *shares))
+        return total, dead, on
+
+
+def finite_rows(ensemble: Ensemble) -> Tensor:
+    """Of each run, whether its parameters and buffers are finite; a buffer may hold -inf, as masks do."""
+    tensors = [x.isfinite() for x in ensemble.params.values()]
+    tensors += [x.isfinite() | (x == -math.inf) for x in ensemble.buffers.values()]
+    return torch.stack([x.reshape(len(ensemble), -1).all(dim=1) for x in tensors]).all(dim=0)
 
 
 def frame(shape: Sequence[int], directions: int, radius: float, seed: int = 0) -> Float[Tensor, "vertices ..."]:
@@ -184,34 +261,32 @@ def frame(shape: Sequence[int], directions: int, radius: float, seed: int = 0) -
     return radius * torch.cat([orthonormal, -orthonormal]).view(2 * directions, *shape)
 
 
-def activations(model: nn.Module, example: Tensor | None = None) -> list[nn.Module]:
-    """The modules whose input is a pre-activation; none where, on an example, activations are called as functions.
+def activations(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model whose input is a pre-activation.
 
     Raises:
-        OmnigrokError: there is none of either.
+        OmnigrokError: there is none.
     """
     found: list[nn.Module] = [module for module in model.modules() if isinstance(module, ACTIVATIONS)]
-    if example is not None:
-        calls = []
-        for layers in (found, []) if found else ([],):
-            with torch.no_grad(), recorded(layers, 1) as seen:
-                model(example)
-            calls.append(len(seen))
-        if calls[-1] > (calls[0] if found else 0):
-            return []
     if not found:
         names = ", ".join(kind.__name__ for kind in ACTIVATIONS)
         raise OmnigrokError(f"the model has no activation ({names}); name the layers whose input is one")
     return found
 
 
+def shares_start(model: nn.Module, layers: Layers) -> bool:
+    """Whether what comes before the first activation is computed once for all vertices, as in `extremes`."""
+    plain = layers.modules is None and not layers.operators and layers.places[0] == Place(0)
+    return plain and starts_affine(model)
+
+
 def starts_affine(model: nn.Module) -> bool:
     """Whether the model is a chain that is affine up to its first activation, a module that is called there only."""
-    if not isinstance(model, nn.Sequential):
+    if type(model).forward is not nn.Sequential.forward or not isinstance(model, nn.Sequential):
         return False
     chain = list(model)
-    first = next((i for i, module in enumerate(chain) if isinstance(module, ACTIVATIONS)), None)
-    if first is None or not all(isinstance(module, AFFINE_MODULES) for module in chain[:first]):
+    first = next((i for i, module in enumerate(chain) if type(module) in ACTIVATIONS), None)
+    if first is None or not all(type(module) in AFFINE_MODULES for module in chain[:first]):
         return False
     uses = [module for _, module in model.named_modules(remove_duplicate=False) if module is chain[first]]
     return len(uses) == 1
@@ -219,7 +294,7 @@ def starts_affine(model: nn.Module) -> bool:
 
 def extremes(
     model: Callable[..., Tensor],
-    layers: Sequence[nn.Module],
+    layers: Layers,
     points: Tensor,
     offsets: Tensor,
     shared: bool,
@@ -238,65 +313,44 @@ def extremes(
         along = pre[len(points) : -1] - pre[-1:]
         return (pre[: len(points)].unsqueeze(1) + torch.cat([along, -along])).flatten(0, 1)
 
-    with recorded(layers, len(offsets), vertices if shared else None) as seen:
+    seen: list[Extremes] = []
+    places = iter(layers.places)
+
+    def see(_: str, pre: Tensor) -> Tensor:
+        try:
+            place = next(places)
+        except StopIteration:
+            raise other_calls(layers) from None
+        if place is None:
+            return pre
+        if shared and not seen:
+            pre = vertices(pre)
+        rows = place.examples_first(pre)
+        grouped = rows.reshape(len(rows) // len(offsets), len(offsets), -1)
+        seen.append((grouped.amin(dim=1), grouped.amax(dim=1)))  # at once: an activation may overwrite its input
+        return pre
+
+    with watched(see, layers.modules, layers.operators):
         model(inputs)
+    if next(places, layers) is not layers:
+        raise other_calls(layers)
     return seen
 
 
-def chunk_size(
-    model: nn.Module, layers: Sequence[nn.Module], point: Tensor, offsets: Tensor, shared: bool, memory: int
-) -> int:
+def other_calls(layers: Layers) -> OmnigrokError:
+    first = f"{len(layers.places)} ({', '.join(layers.names)})"
+    return OmnigrokError(
+        f"the model shows other activations than the {first} of its first pass: "
+        "they must be the same at all points; in a batch, those in a torch.autograd.Function do not show"
+    )
+
+
+def chunk_size(layers: Layers, points: Tensor, offsets: Tensor, shared: bool, memory: int) -> int:
     """How many points' vertices fit into some bytes where they are widest: at a pre-activation or at the input."""
-    with torch.no_grad(), recorded(layers, 1) as seen:
-        model(point.to(next(model.parameters(), point).device))  # of a batch of runs, meta: shapes without work
-    widest = max([low.numel() for low, _ in seen] + [0 if shared else point.numel()])
+    widest = max(layers.widest, 0 if shared else points[0].numel())
     return max(1, memory // (len(offsets) * widest * offsets.element_size()))
 
 
-def changes(low: Float[Tensor, "points ..."], high: Float[Tensor, "points ..."]) -> Int[Tensor, "points"]:
+def changes(low: Float[Tensor, "points units"], high: Float[Tensor, "points units"]) -> Int[Tensor, "points"]:
     """Units of a layer whose sign (-1, 0, 1) is not the same at all vertices."""
-    return (low.sign() != high.sign()).flatten(1).sum(dim=1)
-
-
-@contextlib.contextmanager
-def recorded(
-    layers: Sequence[nn.Module], vertices: int, replace_first: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[list[Extremes]]:
-    """What the inputs of some modules, or of all activations' operators where there are no modules, range over.
-
-    Smallest and largest of every group of `vertices` examples, in the order of the calls of the block, taken at once
-    because an activation may overwrite its input. Hooks are removed after. `replace_first` gives the first module
-    another input, which is what is recorded.
-    """
-    seen: list[Extremes] = []
-    hooks = []
-    if replace_first is not None:
-        hooks.append(layers[0].register_forward_pre_hook(lambda _, inputs: (replace_first(inputs[0]),)))
-    hooks += [
-        layer.register_forward_pre_hook(lambda _, inputs: seen.append(extremes_of(inputs[0], vertices)))
-        for layer in layers
-    ]
-    try:
-        with contextlib.nullcontext() if layers else _Operators(seen, vertices):
-            yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def extremes_of(pre: Tensor, vertices: int) -> Extremes:
-    grouped = pre.unflatten(0, (-1, vertices))
-    return grouped.amin(dim=1), grouped.amax(dim=1)
-
-
-class _Operators(TorchDispatchMode):
-    """Records what the input of every activation ranges over, however it is called."""
-
-    def __init__(self, seen: list[Extremes], vertices: int) -> None:
-        super().__init__()
-        self.seen, self.vertices = seen, vertices
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.overloadpacket in OPERATORS:
-            self.seen.append(extremes_of(args[0], self.vertices))
-        return function(*args, **(kwargs or {}))
+    return (low.sign() != high.sign()).sum(dim=1)

@@ -9,7 +9,7 @@ connections are then ordinary calls on three inputs.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError
+from omnigrok.models import copied
+from omnigrok.probes.finite import NotFiniteError, check_points, check_weights
 from omnigrok.probes.polygons import Polygon, clip, decision_segments, distances_to, lengths, polygon_area, with_one
 from omnigrok.spec import generator
 
@@ -56,18 +58,19 @@ QUOTIENTS = (operator.truediv, torch.div, "div")
 class Plane:
     """Points origin + a u + b v of an input space, u and v orthonormal; |a| and |b| up to half_width."""
 
-    origin: Float[Tensor, "..."]
-    u: Float[Tensor, "..."]
-    v: Float[Tensor, "..."]
+    origin: Shaped[Tensor, "..."]
+    u: Shaped[Tensor, "..."]
+    v: Shaped[Tensor, "..."]
     half_width: float
 
     @classmethod
-    def through(cls, points: Float[Tensor, "3 ..."], margin: float = 1.2, half_width: float | None = None) -> Plane:
+    def through(cls, points: Shaped[Tensor, "3 ..."], margin: float = 1.2, half_width: float | None = None) -> Plane:
         """The plane through three points, centred at their mean; wide enough for them times `margin`.
 
         Raises:
-            OmnigrokError: the points lie on a line.
+            OmnigrokError: the points lie on a line, or are integers or not finite.
         """
+        check_points(points)
         points = points.double()
         origin = points.mean(dim=0)
         first, second = points[0] - origin, points[1] - origin
@@ -160,14 +163,20 @@ def partition(model: nn.Module, plane: Plane) -> Partition:
     pooling, flattening, additions (skip connections), ReLU and LeakyReLU.
 
     Raises:
-        OmnigrokError: the model does something else, which the message names.
+        OmnigrokError: the model does something else, which the message names; or its weights, or values on the plane,
+            are not finite.
     """
-    model = copy.deepcopy(model).double().cpu()
+    start = torch.stack([plane.u, plane.v, plane.origin]).unsqueeze(1)
+    check_points(start, "points of the plane")
+    start = start.double()
+    check_weights(model)
+    model = copied(model).double().cpu()
     try:
-        graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model.eval())
+        with contextlib.suppress(NotImplementedError):  # one from torch.export has no modes
+            model.eval()
+        graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
     except Exception as error:
         raise OmnigrokError(f"the model cannot be traced with torch.fx: {first_line(error)}") from error
-    start = torch.stack([plane.u, plane.v, plane.origin]).unsqueeze(1)
     square = plane.half_width * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     return _Walk(model, graph.graph, polygon_area(square)).run(plane, square, start)
 
@@ -279,6 +288,9 @@ class _Walk:
         exported, alone = operator_name(node), self.variables(node) == list(node.args[:1])
         if TRAINING.get(exported, len(node.args)) < len(node.args) and node.args[TRAINING[exported]]:
             raise OmnigrokError(f"{node.name} is in training mode; export the model after model.eval()")
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
+            raise OmnigrokError(f"{node.name} takes statistics of a batch; give it track_running_stats=True")
         known = (
             node.target in SUMS
             or exported in ("add", "add_", "sub", "sub_")
@@ -334,6 +346,8 @@ class _Walk:
     def cut(self, polygon: Polygon, maps: NDArray[np.float64], record: bool = True) -> list[Polygon]:
         """The pieces of a polygon between the zero sets of some affine functions, (3, functions)."""
         values = with_one(polygon) @ maps
+        if not np.isfinite(values).all():
+            raise NotFiniteError("values of the model on the plane are not finite: its numbers overflow there")
         scale = TOLERANCE * np.abs(values).max(axis=0)
         crossing = np.flatnonzero((values.max(axis=0) > scale) & (values.min(axis=0) < -scale))
         pieces = [polygon]
