@@ -24,6 +24,7 @@ import torch
 
 from omnigrok.errors import CannotBatchError, NewerFileError
 from omnigrok.files import atomic, holding, reading
+from omnigrok.isolation import own_state
 from omnigrok.processor import flushed, threads
 from omnigrok.provenance import device_name
 from omnigrok.spec import RunSpec
@@ -112,6 +113,7 @@ def _same_work(spec: RunSpec) -> RunSpec:
     )
 
 
+@own_state()
 def why_alone(task: Task, spec: RunSpec, data: TaskData, device: str) -> str:
     """Why the runs of a task are trained one by one, by a trial of two; empty where they can share a batch.
 
@@ -145,6 +147,7 @@ def measure(
     return found
 
 
+@own_state()
 def measure_sizes(task: Task, spec: RunSpec, data: TaskData, device: str, largest: int, number: int) -> Batching:
     """The fastest batch size with a number of threads."""
     spec = spec.replace(probes=())

@@ -9,6 +9,7 @@ import torch
 from omnigrok.blame import blamed
 from omnigrok.data_contract import check_data
 from omnigrok.errors import SpecError
+from omnigrok.isolation import own_state
 from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec, keyed
 from omnigrok.task import Task, TaskData
@@ -33,6 +34,7 @@ def run_hash(spec: RunSpec) -> str:
     return spec.hash(data if version == 1 else f"{data} {version}")
 
 
+@own_state()
 def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
     """The task's data for a spec, pool in the order that the spec asks for.
 

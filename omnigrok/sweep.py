@@ -25,6 +25,7 @@ import torch
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
+from omnigrok.isolation import own_state
 from omnigrok.loading import data_sha256, run_hash, task_data
 from omnigrok.plan import Batch, check, plan, unique
 from omnigrok.processor import threads
@@ -41,6 +42,7 @@ WORTH_A_POOL = 30.0
 """Seconds of work below which starting processes costs more than it gains."""
 
 
+@own_state()
 def run_sweep(
     specs: Iterable[RunSpec],
     store: Store,
@@ -258,6 +260,7 @@ class _Worker:
             left = [batch for batch in rest if batch.specs]
             time.sleep(1.0 if left else 0.0)
 
+    @own_state()
     def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
         spec = specs[0]
         code = provenance(self.device)  # as it is now, should it be edited while the runs are trained

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
+from omnigrok.isolation import own_state
 from omnigrok.probes.partition import AFFINE_MODULES
 from omnigrok.spec import generator
 from omnigrok.task import TaskData
@@ -57,6 +58,7 @@ class LocalComplexity:
         return self.crossings.sum(dim=1)
 
 
+@own_state()
 def local_complexity(
     model: nn.Module,
     points: Float[Tensor, "points ..."],

@@ -13,6 +13,7 @@ from torch import Tensor
 from omnigrok import sealed
 from omnigrok.ensemble import Ensemble
 from omnigrok.errors import SpecError
+from omnigrok.isolation import own_state
 from omnigrok.loading import run_hash, task_data
 from omnigrok.log import Log
 from omnigrok.part import check_part, plain
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from omnigrok.trainer import Probe
 
 
+@own_state()
 def measure_kept(specs: Sequence[RunSpec], probe: Probe, store: Store, device: str = "cpu") -> pd.DataFrame:
     """What a probe says of finished runs at the steps whose weights they keep (`keep` of their specs).
 
