@@ -225,9 +225,11 @@ def memory_bytes(device: str) -> int:
 def _cgroup_limits(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Bytes that a container or a cluster's job may use (cgroup v2: its group's limit and those above it)."""
     with contextlib.suppress(OSError, IndexError):
-        group = root / processes.read_text().split("0::/", 1)[1].splitlines()[0]
+        group = root / processes.read_text(encoding="utf-8").split("0::/", 1)[1].splitlines()[0]
         limits = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(root)]
-        return [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdecimal()]
+        return [
+            int(text) for path in limits if path.is_file() and (text := path.read_text("utf-8").strip()).isdecimal()
+        ]
     return []
 
 
@@ -251,7 +253,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, known: dict[str, Any]) -> None:
     content = {"format": FORMAT, "sha256": _sha256(known), "measured": known}
     with atomic(path, locked=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _sha256(known: dict[str, Any]) -> str:

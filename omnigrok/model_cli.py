@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from omnigrok import console
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.exported import ANYWAY, read_exported
+from omnigrok.files import expanded
 
 model_argument = click.argument("model")
-weights_option = click.option("--weights", type=click.Path(path_type=Path), help="A state_dict saved with torch.save.")
+weights_option = click.option("--weights", type=console.PATH, help="A state_dict saved with torch.save.")
 trust_option = click.option(
     ANYWAY,
     "trusted",
@@ -23,7 +25,7 @@ trust_option = click.option(
     help="Run whatever code MODEL's file holds. A model is a program: only for a file that you would run as one.",
 )
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Points, examples first: .npy, or .pt with a tensor."
+    "--data", type=console.PATH, required=True, help="Points, examples first: .npy, or .pt with a tensor."
 )
 
 
@@ -65,7 +67,7 @@ def complexity(
 @trust_option
 @data_option
 @click.option("--half-width", type=float, help="Of the square, in input units. Default: 1.2 times the points' reach.")
-@click.option("--out", type=click.Path(path_type=Path), default="partition.png", show_default=True, help="The picture.")
+@click.option("--out", type=console.PATH, default="partition.png", show_default=True, help="The picture.")
 def partition(model: str, weights: Path | None, trusted: bool, data: Path, half_width: float | None, out: Path) -> None:
     """Exact linear regions of a model on the plane through the first three points of the data: a picture, numbers.
 
@@ -114,6 +116,7 @@ def load_model(path: str, weights: Path | None, trusted: bool = False) -> nn.Mod
         OmnigrokError: there is none, the weights do not fit, or the file may run code and is not `trusted`.
     """
     if path.endswith((".pt", ".pt2")):
+        path = str(expanded(path))
         if weights is not None:
             raise OmnigrokError(f"{path} has its own weights; --weights is for an import path, package.module:name")
         kind = "an exported program" if path.endswith(".pt2") else "a TorchScript module"
@@ -142,6 +145,7 @@ def load_model(path: str, weights: Path | None, trusted: bool = False) -> nn.Mod
     if not isinstance(model, nn.Module):
         raise OmnigrokError(f"{path} is a {type(model).__name__}, not a torch module")
     if weights is not None:
+        weights = expanded(weights)
         try:
             model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:
@@ -171,6 +175,7 @@ def load_points(path: Path) -> Tensor:
     Raises:
         OmnigrokError: the file holds no array.
     """
+    path = expanded(path)
     try:
         loaded = torch.load(path, weights_only=True) if path.suffix == ".pt" else torch.from_numpy(np.load(path))
         points: Tensor = loaded.float()

@@ -63,7 +63,7 @@ def _run_options(command: Any) -> Any:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share a sweep.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=console.PATH,
     help="The curve's PNG, PDF or SVG, or a folder for it. Default: beside the run in the store.",
 )
 @click.option("--force", is_flag=True, help="Train again when it is in the store.")
@@ -104,7 +104,7 @@ def run_task(
     else:
         table = ends(curves, chosen)
         place = picture.with_suffix(".csv")
-        table.to_csv(place, index=False)
+        table.to_csv(place, index=False, encoding="utf-8")
         click.echo(table.drop(columns="run").to_string(index=False, float_format=lambda x: f"{x:.4g}"))
         click.echo(f"{len(specs)} runs, {len(known)} of them from the store; table: {place}")
     save_curves(picture, specs, curves)

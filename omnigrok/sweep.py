@@ -8,7 +8,6 @@ processes of one machine work on one store: start the same command several times
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 import warnings
@@ -29,7 +28,7 @@ from omnigrok.isolation import own_state
 from omnigrok.loading import data_sha256, run_hash, task_data
 from omnigrok.plan import Batch, check, plan, unique
 from omnigrok.processor import threads
-from omnigrok.progress import Progress
+from omnigrok.progress import Progress, say
 from omnigrok.provenance import provenance
 from omnigrok.registry import get_task, import_places, own_places
 from omnigrok.spec import RunSpec
@@ -145,7 +144,7 @@ def _say_what_is_known(sweeps: Sequence[Sequence[RunSpec]], batches: Sequence[Ba
     wanted = {run_hash(spec) for sweep in sweeps for spec in sweep}
     known = wanted - {run_hash(spec) for batch in batches for spec in batch.specs}
     if show and known:
-        print(f"{len(known)} of {len(wanted)} runs are from the store {store.root}", file=sys.stderr)
+        say(f"{len(known)} of {len(wanted)} runs are from the store {store.root}")
 
 
 def _ended(
@@ -254,7 +253,7 @@ class _Worker:
         left = [batch for batch in batches if batch.specs]
         if left:
             waiting = sum(len(batch.specs) for batch in left)
-            print(f"waiting for {waiting} runs that another process is training", file=sys.stderr, flush=True)
+            say(f"waiting for {waiting} runs that another process is training")
         while left:
             rest = [replace(batch, specs=tuple(self.train(batch.specs, number=batch.threads))) for batch in left]
             left = [batch for batch in rest if batch.specs]

@@ -1,23 +1,36 @@
 """The process that the suite is called from: its settings neither enter the numbers nor are they changed."""
 
 import contextlib
+import os
+import pwd
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from click.testing import CliRunner
 from torch import nn
 
-from omnigrok import RunSpec, Store, Task, TaskData, run_sweep
+from omnigrok import DataUnavailableError, OmnigrokError, RunSpec, Store, Task, TaskData, get_task, run_sweep
 from omnigrok.check import check_task
+from omnigrok.cli import cli
+from omnigrok.data import cache_root
 from omnigrok.loading import _loaded, load_data
 from omnigrok.models import scaled_model
 from omnigrok.oracle import train
 from omnigrok.probes.complexity import ComplexityProbe, local_complexity
 from omnigrok.probes.kept import measure_kept
 from omnigrok.probes.partition import Plane, partition
+from omnigrok.store import read_run
 from omnigrok.task import Thresholds
 from omnigrok.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
 
 
 class Called(Task):
@@ -88,15 +101,11 @@ def swept(folder, **changes):
 
 @pytest.fixture(autouse=True)
 def known_task():
-    from omnigrok import get_task
-
     return get_task(Called())
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    from omnigrok import get_task
-
     get_task(Called())
     return swept(tmp_path_factory.mktemp("plain"))
 
@@ -169,3 +178,135 @@ def test_the_callers_state_is_back_after_an_error(name, monkeypatch, tmp_path):
         with pytest.raises(Exception, match="no such file"):
             swept(tmp_path)
         assert state() == before
+
+
+PYTHON = [sys.executable, "-W", "ignore"]
+SHORT = ["run", "teacher_student", "--steps", "2", "--n-train", "20"]
+
+
+def called(command, cwd, *, shell="{}", **variables):
+    """What a command ends with, in a folder, with these variables; `shell` is what is typed around it."""
+    line = shell.format(shlex.join(map(str, command)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def invoked(*arguments):
+    return CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False, standalone_mode=False)
+
+
+def _points(home):
+    np.save(home / "points.npy", np.random.default_rng(0).random((4, 2), dtype=np.float32))
+    with torch.random.fork_rng():
+        model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    many = ({0: torch.export.Dim("points")},)
+    torch.export.save(torch.export.export(model.eval(), (torch.zeros(3, 2),), dynamic_shapes=many), home / "net.pt2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ((*SHORT, "--results=~/runs", "--out=~/pictures/curve.png"), "pictures/curve.png"),
+        ((*SHORT, "--results", "~/runs"), "runs/teacher_student/batching.json"),
+        (("partition", "~/net.pt2", "--data=~/points.npy", "--out=~/regions.png"), "regions.png"),
+        (("complexity", "~/net.pt2", "--data=~/points.npy", "--directions=2"), "net.pt2"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_option(arguments, written, home):
+    _points(home)
+    assert invoked(*arguments).exit_code == 0
+    assert (home / written).is_file()
+    assert not Path("~").exists()
+
+
+def test_a_tilde_is_the_home_folder_in_python_and_in_variables(home, monkeypatch):
+    assert Store("~/x").root == home / "x"
+    monkeypatch.setenv("OMNIGROK_DATA", "~/data")
+    assert cache_root() == home / "data"
+    (home / "own").mkdir()
+    with pytest.raises(DataUnavailableError, match=str(home / "own")):
+        get_task("mnist").dataset.fetch("~/own")
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("path", ["~nobody_of_that_name/x", "~nobody_of_that_name"])
+def test_a_folder_of_an_unknown_user_is_one_line(path, home, monkeypatch):
+    monkeypatch.setenv("OMNIGROK_DATA", path)
+    for call in (lambda: Store(path), cache_root, lambda: invoked(*SHORT, f"--results={path}")):
+        with pytest.raises(OmnigrokError, match="~nobody_of_that_name is the folder of no known user here; write the"):
+            call()
+
+
+@pytest.mark.parametrize("shell", ["{} 2>&-", pytest.param("{} >&-", marks=pytest.mark.slow), "{} <&- >&- 2>&-"])
+def test_a_command_trains_on_where_its_streams_are_closed(shell, tmp_path):
+    done = called([*PYTHON, "-m", "omnigrok", *SHORT], tmp_path, shell=shell)
+    assert done.returncode == 0
+    [table] = tmp_path.glob("results/teacher_student/*.parquet")
+    assert read_run(table)[0]["step"].max() == 2
+
+
+def test_python_without_standard_error_trains_and_keeps_standard_output_clean(store, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    spec = get_task("teacher_student").spec.replace(steps=2, n_train=20)
+    for _ in range(2):  # the second says what is known
+        assert len(run_sweep([spec], store, runs_per_batch=1))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["omnigrok", *SHORT],
+        ["reproductions.fig_teacher_student", "--help"],
+        pytest.param(["omnigrok", "tasks"], marks=pytest.mark.slow),
+        pytest.param(["reproductions.all", "--help"], marks=pytest.mark.slow),
+    ],
+)
+def test_commands_work_without_docstrings(command, tmp_path):
+    done = called([*PYTHON, "-OO", "-m", *command], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path):
+    """A user without a home, as a container's may be."""
+
+    def unknown(_):
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "OMNIGROK_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, name, unknown)
+    monkeypatch.chdir(tmp_path)
+    _loaded.clear()
+    yield
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["data"], ["data", "fetch", "mnist"], ["run", "mnist", "--steps", "1", "--n-train", "20"]]
+)
+def test_a_user_without_a_home_is_told_to_set_the_datas_folder(arguments, nobody):
+    with pytest.raises(OmnigrokError, match="set OMNIGROK_DATA to a folder"):
+        invoked(*arguments)
+
+
+@pytest.mark.parametrize("given", ["~/results", "~root/results"])
+def test_a_user_without_a_home_cannot_have_a_tilde(given, nobody):
+    with pytest.raises(OmnigrokError, match="write the whole path"):
+        Store(given)
+
+
+def test_a_user_without_a_home_trains_on_data_that_are_generated(nobody):
+    assert invoked(*SHORT).exit_code == 0
