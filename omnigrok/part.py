@@ -37,7 +37,8 @@ def identity(kind: type) -> dict[str, Any]:
     """The name of a class, with its module where it is not the engine's own, and its version above 1."""
     own = kind.__module__.partition(".")[0] == __package__
     version = getattr(kind, "version", 1)
-    name = kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
+    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__  # a program's, in its workers
+    name = kind.__qualname__ if own else f"{module}.{kind.__qualname__}"
     return {"type": name} if version == 1 else {"type": name, "version": version}
 
 

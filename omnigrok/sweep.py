@@ -13,7 +13,6 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +21,11 @@ import pandas as pd
 import torch
 
 from omnigrok.errors import OmnigrokError, first_line
-from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
+from omnigrok.executors import Executor, WorkerProgress, completed, ended_from_outside, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
 from omnigrok.isolation import own_state
 from omnigrok.loading import data_sha256, run_hash, task_data
+from omnigrok.pickles import check_sendable
 from omnigrok.plan import Batch, check, plan, unique
 from omnigrok.processor import threads
 from omnigrok.progress import Progress, say
@@ -113,14 +113,11 @@ def train_in_turn(
         worker = _Worker(store, device, checkpoint_seconds, progress)
         pool_done: Callable[[], float] | None = None
         if executor is None and workers > 1 and len(batches) > 1 and not small:
+            check_sendable(spec for batch in batches for spec in batch.specs)
             executor, pool_done = stack.enter_context(process_pool(min(workers, len(batches))))
-        try:
-            yield from _in_turn(sweeps, batches, turns, worker, _ended(batches, worker, executor, pool_done))
-        except BrokenExecutor as error:
-            raise OmnigrokError(
-                "a worker was ended from outside, most often for lack of memory: take fewer --workers; finished runs "
-                "and checkpoints are kept"
-            ) from error
+        else:
+            stack.enter_context(ended_from_outside())
+        yield from _in_turn(sweeps, batches, turns, worker, _ended(batches, worker, executor, pool_done))
 
 
 def _planned(

@@ -310,3 +310,86 @@ def test_a_user_without_a_home_cannot_have_a_tilde(given, nobody):
 
 def test_a_user_without_a_home_trains_on_data_that_are_generated(nobody):
     assert invoked(*SHORT).exit_code == 0
+
+
+SWEEP = """
+from dataclasses import dataclass
+from omnigrok import OmnigrokError, Store, get_task, run_sweep
+from omnigrok.schedule import Schedule
+
+def make():
+    @dataclass(frozen=True)
+    class Local:
+        def __call__(self, ensemble, data):
+            return {"norm": ensemble.norm()}
+
+    return Local()
+
+@dataclass(frozen=True)
+class Own:
+    def __call__(self, ensemble, data):
+        return {"norm": ensemble.norm()}
+
+@dataclass(frozen=True)
+class Falling(Schedule):
+    def __call__(self, step, steps):
+        return 1 - step / steps
+
+def sweep(**changes):
+    spec = get_task("teacher_student").spec.replace(steps=2, n_train=20, **changes)
+    specs = [spec.replace(seed=seed) for seed in range(2)]
+    try:
+        print(len(run_sweep(specs, Store("results"), runs_per_batch=1, workers=2, show_progress=False)), "rows")
+    except OmnigrokError as error:
+        print("error:", error)
+"""
+GUARDED = f"{SWEEP}\nif __name__ == '__main__':\n    "
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "said"),
+    [
+        ("sweep(probes=(Own(),))", "cell", "cannot import Own: put it into a file"),
+        ("sweep(schedule=(Falling(),))", "cell", "cannot import Falling: put it into a file"),
+        ("sweep(probes=(make(),))", "file", "make.<locals>.Local"),
+        ("sweep(probes=(Own(),))", "input", "read from standard input: save it as a file"),
+        ("sweep()", "input", "read from standard input: save it as a file"),
+    ],
+)
+def test_what_workers_cannot_import_is_one_line_before_any_is_started(code, how, said, tmp_path):
+    (tmp_path / "program.py").write_text(GUARDED + code, encoding="utf-8")
+    command = {"cell": ["-c", GUARDED + code], "file": ["program.py"], "input": ["-"]}[how]
+    done = called([*PYTHON, *command], tmp_path, shell="{} < program.py")
+    assert said in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_workers_import_what_a_file_holds(tmp_path):
+    (tmp_path / "program.py").write_text(f"{GUARDED}sweep(probes=(Own(),), schedule=(Falling(),))", encoding="utf-8")
+    done = called([*PYTHON, "program.py"], tmp_path)
+    assert done.stdout.endswith("rows\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("sys.exit('the library lib.so is missing')", "a worker process ended: the library lib.so is missing;"),
+        ("raise ImportError('no lib.so')", "a worker process ended: ImportError: no lib.so;"),
+        ("os.kill(os.getpid(), 9)", "most often for lack of memory"),
+    ],
+)
+def test_a_workers_last_words_are_kept(ending, said, tmp_path):
+    """What a worker runs into as it imports the program again."""
+    start = f"import os, sys\nif __name__ != '__main__':\n    print('a warning', file=sys.stderr)\n    {ending}\n"
+    (tmp_path / "program.py").write_text(f"{start}{GUARDED}sweep()", encoding="utf-8")
+    done = called([*PYTHON, "program.py"], tmp_path)
+    assert said in done.stdout, done.stderr
+    assert "a warning" in done.stderr  # passed on
+
+
+def test_a_program_that_workers_would_run_again_is_told_so(tmp_path):
+    (tmp_path / "program.py").write_text(f"{SWEEP}\nsweep()".replace("except OmnigrokError", "except KeyError"))
+    done = called([*PYTHON, "program.py"], tmp_path)
+    assert done.stderr.splitlines()[-1].endswith("; finished runs and checkpoints are kept")
+    assert "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
