@@ -149,7 +149,7 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
         with ended_from_outside(said):
             with words.within():
                 started = [pool.submit(os.getpid) for _ in range(workers)]  # each call starts a process
-            processes |= set(multiprocessing.active_children()) - others
+                processes |= set(multiprocessing.active_children()) - others
             wait(started)
             yield pool, lambda: shared.value
     except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time
@@ -172,6 +172,6 @@ def completed(
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        poll()
         for future in done:
             yield futures[future], future.result()
-        poll()
