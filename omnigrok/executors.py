@@ -142,6 +142,8 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
     processes: set[Any] = set()
 
     def said() -> str:
+        for process in processes:
+            process.join(timeout=1.0)
         killed = any(process.exitcode == -KILLED for process in processes)  # without a word
         return "" if killed else words.last_line()
 
