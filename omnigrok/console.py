@@ -90,7 +90,10 @@ class CommaList(click.ParamType):
     def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
         if isinstance(value, tuple):
             return value
-        return tuple(self.of.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
+        found = tuple(self.of.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
+        if not found:
+            self.fail("it is empty: give values separated by commas, or leave the option out", param, ctx)
+        return found
 
 
 def run(command: click.Command) -> None:

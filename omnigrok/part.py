@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from omnigrok.errors import SpecError
+from omnigrok.values import normalise
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,21 @@ class Part:
     """
 
     version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Have a subclass check its fields once their values are Python's own."""
+        super().__init_subclass__(**arguments)
+        check = cls.__dict__.get("__post_init__")
+        if check is not None:
+
+            def checked(self: Part) -> None:
+                normalise(self)
+                check(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        normalise(self)
 
     def canonical(self) -> dict[str, Any]:
         """What enters the hash, ready for JSON."""

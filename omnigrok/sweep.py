@@ -20,7 +20,7 @@ import filelock
 import pandas as pd
 import torch
 
-from omnigrok.errors import OmnigrokError, first_line
+from omnigrok.errors import OmnigrokError, SpecError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, ended_from_outside, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
 from omnigrok.isolation import own_state
@@ -67,6 +67,8 @@ def run_sweep(
         SpecError, DataUnavailableError: before anything is trained.
         OmnigrokError: memory ran out, or an executor's workers wrote to another folder.
     """
+    if isinstance(specs, RunSpec):
+        raise SpecError("run_sweep takes a list of runs: run_sweep([spec], store)")
     specs = unique(specs)
     if force:
         for spec in specs:  # nothing is deleted that could not be trained again

@@ -1,13 +1,16 @@
 """The process that the suite is called from: its settings neither enter the numbers nor are they changed."""
 
 import contextlib
+import json
 import os
 import pwd
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,12 +23,17 @@ from omnigrok import DataUnavailableError, OmnigrokError, RunSpec, Store, Task, 
 from omnigrok.check import check_task
 from omnigrok.cli import cli
 from omnigrok.data import cache_root
-from omnigrok.loading import _loaded, load_data
+from omnigrok.gradients import Clip
+from omnigrok.loading import _loaded, load_data, run_hash
+from omnigrok.losses import CrossEntropy, Temperature
 from omnigrok.models import scaled_model
+from omnigrok.optimizers import SGD
 from omnigrok.oracle import train
 from omnigrok.probes.complexity import ComplexityProbe, local_complexity
 from omnigrok.probes.kept import measure_kept
 from omnigrok.probes.partition import Plane, partition
+from omnigrok.probes.robustness import PGD, RobustnessProbe
+from omnigrok.processor import _quotas, cores
 from omnigrok.store import read_run
 from omnigrok.task import Thresholds
 from omnigrok.trainer import Trainer
@@ -393,3 +401,109 @@ def test_a_program_that_workers_would_run_again_is_told_so(tmp_path):
     done = called([*PYTHON, "program.py"], tmp_path)
     assert done.stderr.splitlines()[-1].endswith("; finished runs and checkpoints are kept")
     assert "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A user's probe, no part of the engine's."""
+
+    weight: float = 1.0
+    rows: tuple[int, ...] = (0,)
+    level: int | None = None
+    name: str = "norm"
+
+    def __call__(self, ensemble, data):
+        return {self.name: self.weight * ensemble.norm()}
+
+
+VALUES = [
+    (lambda: Weighed(np.float32(0.1)), Weighed(0.1)),
+    (lambda: Weighed(2), Weighed(2.0)),
+    (lambda: Weighed(torch.tensor(0.1)), Weighed(0.1)),
+    (lambda: Weighed(np.array(0.5)), Weighed(0.5)),
+    (lambda: Weighed(rows=[np.int64(1), 2]), Weighed(rows=(1, 2))),
+    (lambda: Weighed(rows=torch.arange(3)), Weighed(rows=(0, 1, 2))),
+    (lambda: Weighed(rows=4), Weighed(rows=(4,))),
+    (lambda: Weighed(level=np.int32(3), name=np.str_("x")), Weighed(level=3, name="x")),
+    (lambda: RobustnessProbe(eps=[0.1]), RobustnessProbe(eps=(0.1,))),
+    (lambda: RobustnessProbe(eps=np.float16(0.1)), RobustnessProbe(eps=(0.1,))),
+    (lambda: ComplexityProbe(radius=1, seed=np.int64(1)), ComplexityProbe(radius=1.0, seed=1)),
+]
+
+
+@pytest.mark.parametrize(("made", "same"), VALUES)
+def test_numbers_of_numpy_and_torch_and_lists_are_pythons(made, same, spec):
+    given, plain = (spec.replace(probes=(probe,)) for probe in (made(), same))
+    assert given.probes == plain.probes
+    assert json.dumps(given.canonical()) == json.dumps(plain.canonical())
+    assert hash(given) == hash(plain)
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"perturbation": PGD(np.float32(0.1), low=0)}, {"perturbation": PGD(0.1, low=0.0)}),
+        ({"gradient": [Clip(np.float32(0.3))]}, {"gradient": (Clip(0.3),)}),
+        ({"optimizer": SGD(np.float32(0.9))}, {"optimizer": SGD(0.9)}),
+        ({"loss": Temperature(2, CrossEntropy(np.float32(0.1)))}, {"loss": Temperature(2.0, CrossEntropy(0.1))}),
+        ({"alpha": np.float32(0.1), "lr": torch.tensor(0.3)}, {"alpha": 0.1, "lr": 0.3}),
+        ({"options": {"p": np.array(7), "q": [1, 2]}}, {"options": {"p": 7, "q": (1, 2)}}),
+        ({"keep": np.int64(3)}, {"keep": (3,)}),
+    ],
+)
+def test_so_are_those_of_all_parts_and_of_the_spec(given, plain, spec):
+    found, wanted = spec.replace(**given), spec.replace(**plain)
+    assert json.dumps(found.canonical()) == json.dumps(wanted.canonical())
+    assert found == wanted
+
+
+@pytest.mark.parametrize("width", [16, np.int64(16), 16.0])
+def test_an_option_at_its_default_is_as_one_left_out(width, tmp_path):
+    spec, store = Called().spec.replace(keep=()), Store(tmp_path)
+    given = spec.replace(options={"width": width})
+    assert run_hash(given) == run_hash(spec)
+    assert run_hash(spec.replace(options={"width": 8})) != run_hash(spec)
+    found = run_sweep([spec, given], store, runs_per_batch=1, show_progress=False)
+    assert found["run"].nunique() == 1
+    assert not found.duplicated(["run", "step", "split", "metric"]).any()
+
+
+def test_a_spec_without_a_list_is_one_line(store, spec):
+    with pytest.raises(OmnigrokError, match=r"run_sweep\(\[spec\], store\)"):
+        run_sweep(spec, store)
+
+
+@pytest.mark.parametrize("option", ["--alpha", "--n-train", "--keep"])
+@pytest.mark.parametrize("value", ["", " , "])
+def test_an_empty_list_is_a_mistake(option, value, home):
+    with pytest.raises(click.BadParameter, match="it is empty"):
+        invoked(*SHORT, option, value)
+
+
+@pytest.mark.parametrize(
+    ("files", "groups", "wanted"),
+    [
+        ({"cpu.max": "250000 100000"}, "0::/", [3]),
+        ({"a/b/cpu.max": "50000 100000", "a/cpu.max": "400000 100000"}, "0::/a/b", [1, 4]),
+        ({"a/cpu.max": "max 100000"}, "0::/a", []),
+        ({"cpu,cpuacct/a/cpu.cfs_quota_us": "150000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+         "4:cpu,cpuacct:/a\n3:memory:/a", [2]),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu:/", []),
+        ({"cpu.max": "nonsense"}, "0::/", []),
+    ],
+)  # fmt: skip
+def test_quotas_of_both_kinds_of_groups_are_known(files, groups, wanted, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "cgroup").write_text(groups, encoding="utf-8")
+    assert _quotas(tmp_path / "cgroup", tmp_path) == wanted
+    assert _quotas(tmp_path / "none", tmp_path) == []
+
+
+@pytest.mark.parametrize(("job", "wanted"), [("2", 2), ("64", 6), ("", 6), ("many", 6), ("0", 1)])
+def test_cores_are_the_least_of_what_limits_them(job, wanted, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("omnigrok.processor._quotas", lambda: [6])
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", job)
+    assert cores() == wanted

@@ -23,6 +23,7 @@ from omnigrok.processor import flushed
 from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, identified
+from omnigrok.values import normalised
 
 if TYPE_CHECKING:
     from omnigrok.trainer import Probe
@@ -52,6 +53,7 @@ def measure_kept(specs: Sequence[RunSpec], probe: Probe, store: Store, device: s
     >>> measure_kept([spec], Norm(), store)[["step", "metric"]].values.tolist()
     [[0, 'norm'], [4, 'norm']]
     """
+    probe = normalised(probe)
     check_part("measure_kept", probe)
     if takes_trainer(probe):
         name = type(probe).__name__
