@@ -227,9 +227,8 @@ def _cgroup_limits(processes: Path = Path("/proc/self/cgroup"), root: Path = Pat
     with contextlib.suppress(OSError, IndexError):
         group = root / processes.read_text(encoding="utf-8").split("0::/", 1)[1].splitlines()[0]
         limits = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(root)]
-        return [
-            int(text) for path in limits if path.is_file() and (text := path.read_text("utf-8").strip()).isdecimal()
-        ]
+        texts = [path.read_text(encoding="utf-8").strip() for path in limits if path.is_file()]
+        return [int(text) for text in texts if text.isdecimal()]
     return []
 
 

@@ -77,7 +77,7 @@ def partition(model: str, weights: Path | None, trusted: bool, data: Path, half_
     LeakyReLU, average and max pooling, skip connections and batch normalisation.
     """
     from omnigrok.figures.panels import partition_figure
-    from omnigrok.figures.style import use_style
+    from omnigrok.figures.style import suite_style
     from omnigrok.probes.partition import Plane
     from omnigrok.probes.partition import partition as exact
 
@@ -93,9 +93,9 @@ def partition(model: str, weights: Path | None, trusted: bool, data: Path, half_
     except RuntimeError as error:
         raise does_not_take(model, points, error) from error
     anchors = plane.coordinates(points[:3])
-    use_style()
     try:
-        partition_figure(found, anchors).savefig(out, dpi=150)
+        with suite_style():
+            partition_figure(found, anchors).savefig(out, dpi=150)
     except (OSError, ValueError) as error:
         raise OmnigrokError(f"cannot write {out}: {first_line(error)}") from error
     click.echo(f"regions           {len(found.regions)}")

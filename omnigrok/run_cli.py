@@ -162,12 +162,23 @@ def ends(curves: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 def save_curves(path: Path, specs: list[RunSpec], curves: pd.DataFrame) -> None:
     """A panel a combination, the median and the range of its seeds."""
-    from omnigrok.figures.panels import grokking_panel
-    from omnigrok.figures.style import HEIGHT, WIDTH, use_style
+    from omnigrok.figures.style import suite_style
     from omnigrok.files import atomic
 
-    use_style()
+    with suite_style():
+        import matplotlib.pyplot as plt
+
+        figure = _drawn(specs, curves)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+        plt.close(figure)
+
+
+def _drawn(specs: list[RunSpec], curves: pd.DataFrame) -> Any:
     import matplotlib.pyplot as plt
+
+    from omnigrok.figures.panels import grokking_panel
+    from omnigrok.figures.style import HEIGHT, WIDTH
 
     task = get_task(specs[0].task)
     panels = list(dict.fromkeys((spec.n_train, spec.weight_decay, spec.alpha) for spec in specs))
@@ -179,9 +190,7 @@ def save_curves(path: Path, specs: list[RunSpec], curves: pd.DataFrame) -> None:
         part = curves.query("n_train == @n and weight_decay == @decay and alpha == @alpha")
         grokking_panel(ax, part, task.thresholds.metric, {}, "best")
         ax.set_title(f"{task.display_name}, N = {n}, $\\alpha$ = {alpha:g}, weight decay {decay:g}", fontsize=10)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def _print_run(spec: RunSpec, curves: pd.DataFrame, store: Any, *, known: bool) -> None:

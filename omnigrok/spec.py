@@ -248,7 +248,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "optimizer": (_named, f"an optimizer or the name of one ({', '.join(OPTIMIZERS)})"),
     "sphere": (_sphere, "true, false or a Sphere"),
     **dict.fromkeys(("schedule", "gradient", "changes"), (_parts, "a tuple of parts")),
-    "keep": (lambda steps: tuple(map(_whole, as_python(steps, tuple[int, ...]))), "whole numbers"),
+    "keep": (lambda steps: tuple(map(_whole, steps)), "whole numbers"),
     "options": (_options, "pairs of name and value"),
     "probes": (tuple, "a tuple of probes"),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -448,7 +449,7 @@ def test_numbers_of_numpy_and_torch_and_lists_are_pythons(made, same, spec):
         ({"loss": Temperature(2, CrossEntropy(np.float32(0.1)))}, {"loss": Temperature(2.0, CrossEntropy(0.1))}),
         ({"alpha": np.float32(0.1), "lr": torch.tensor(0.3)}, {"alpha": 0.1, "lr": 0.3}),
         ({"options": {"p": np.array(7), "q": [1, 2]}}, {"options": {"p": 7, "q": (1, 2)}}),
-        ({"keep": np.int64(3)}, {"keep": (3,)}),
+        ({"keep": torch.tensor([1, 3])}, {"keep": (1, 3)}),
     ],
 )
 def test_so_are_those_of_all_parts_and_of_the_spec(given, plain, spec):
@@ -507,3 +508,15 @@ def test_cores_are_the_least_of_what_limits_them(job, wanted, monkeypatch):
     monkeypatch.setattr("omnigrok.processor._quotas", lambda: [6])
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", job)
     assert cores() == wanted
+
+
+@pytest.mark.parametrize("settings", [{"text.usetex": True}, {"font.size": 30.0}, {"backend": "svg"}])
+def test_figures_are_the_same_whatever_the_user_has_set(settings, home):
+    invoked(*SHORT, "--results=a", "--out=plain.png")
+    with mpl.rc_context():
+        mpl.rcParams.update(settings)
+        before = dict(mpl.rcParams)
+        invoked(*SHORT, "--results=a", "--out=own.png")
+        assert dict(mpl.rcParams) == before
+    mpl.use("Agg")
+    assert Path("own.png").read_bytes() == Path("plain.png").read_bytes()

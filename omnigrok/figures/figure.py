@@ -30,7 +30,7 @@ from omnigrok import console
 from omnigrok.claims import NOTHING, Claim, Tables, measured_text, read_sidecars
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.estimate import describe
-from omnigrok.figures.style import tidy, use_style
+from omnigrok.figures.style import suite_style, tidy
 from omnigrok.files import atomic, expanded, file_sha256, make_folder
 from omnigrok.loading import data_sha256, run_hash
 from omnigrok.plan import unique
@@ -280,11 +280,11 @@ class Reproduction:
 
     def _write(self, out: Path, tables: Tables, options: Options, sidecar: dict[str, Any]) -> None:
         """Draw the figure and write all its files, and the gallery where it is the committed one's folder."""
-        use_style()
-        picture = self.draw(tables, options)
-        tidy(picture)
-        write_outputs(out, self.name, picture, tables, sidecar)
-        plt.close(picture)
+        with suite_style():
+            picture = self.draw(tables, options)
+            tidy(picture)
+            write_outputs(out, self.name, picture, tables, sidecar)
+            plt.close(picture)
         if out == Path("figures"):
             write_gallery(out)
 
