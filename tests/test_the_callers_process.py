@@ -520,3 +520,23 @@ def test_figures_are_the_same_whatever_the_user_has_set(settings, home):
         assert dict(mpl.rcParams) == before
     mpl.use("Agg")
     assert Path("own.png").read_bytes() == Path("plain.png").read_bytes()
+
+
+def test_a_backend_that_is_still_to_be_chosen_stays_so():
+    code = """
+import matplotlib as mpl
+from omnigrok.figures.style import suite_style
+
+before = mpl.rcParams._get("backend")
+with suite_style():
+    import matplotlib.pyplot as plt
+
+    plt.close(plt.figure())
+print(mpl.rcParams._get("backend") is before, isinstance(before, str))
+mine = plt.figure().number
+with suite_style():
+    plt.close(plt.figure())
+print(plt.fignum_exists(mine))
+"""
+    done = called([*PYTHON, "-c", code], ROOT, MPLBACKEND="")
+    assert done.stdout.split() == ["True", "False", "True"], done.stderr

@@ -32,7 +32,7 @@ def suite_style() -> Iterator[None]:
 
     Figures are drawn and saved within; the user's settings are as before afterwards. Text stays text in the PDF.
     """
-    backend = mpl.rcParams._get("backend")  # type: ignore[attr-defined]
+    backend = mpl.rcParams._get("backend")  # as it is: reading it chooses one
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.use("Agg")
@@ -60,7 +60,7 @@ def _use_backend(backend: Any) -> None:
     if isinstance(backend, str):
         mpl.use(backend, force=False)
         return
-    mpl.rcParams["backend"] = backend
+    mpl.rcParams._set("backend", backend)
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].__dict__["_backend_mod"] = None
 
