@@ -24,6 +24,7 @@ import torch
 
 from omnigrok.errors import CannotBatchError, NewerFileError
 from omnigrok.files import atomic, holding, reading
+from omnigrok.isolation import own_state
 from omnigrok.processor import flushed, threads
 from omnigrok.provenance import device_name
 from omnigrok.spec import RunSpec
@@ -112,6 +113,7 @@ def _same_work(spec: RunSpec) -> RunSpec:
     )
 
 
+@own_state()
 def why_alone(task: Task, spec: RunSpec, data: TaskData, device: str) -> str:
     """Why the runs of a task are trained one by one, by a trial of two; empty where they can share a batch.
 
@@ -145,6 +147,7 @@ def measure(
     return found
 
 
+@own_state()
 def measure_sizes(task: Task, spec: RunSpec, data: TaskData, device: str, largest: int, number: int) -> Batching:
     """The fastest batch size with a number of threads."""
     spec = spec.replace(probes=())
@@ -222,9 +225,10 @@ def memory_bytes(device: str) -> int:
 def _cgroup_limits(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Bytes that a container or a cluster's job may use (cgroup v2: its group's limit and those above it)."""
     with contextlib.suppress(OSError, IndexError):
-        group = root / processes.read_text().split("0::/", 1)[1].splitlines()[0]
+        group = root / processes.read_text(encoding="utf-8").split("0::/", 1)[1].splitlines()[0]
         limits = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(root)]
-        return [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdecimal()]
+        texts = [path.read_text(encoding="utf-8").strip() for path in limits if path.is_file()]
+        return [int(text) for text in texts if text.isdecimal()]
     return []
 
 
@@ -248,7 +252,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, known: dict[str, Any]) -> None:
     content = {"format": FORMAT, "sha256": _sha256(known), "measured": known}
     with atomic(path, locked=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _sha256(known: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from omnigrok.batching import why_alone
 from omnigrok.errors import OmnigrokError, first_line
+from omnigrok.isolation import own_state
 from omnigrok.loading import load_data
 from omnigrok.processor import flushed
 from omnigrok.spec import RunSpec
@@ -28,6 +29,7 @@ class Finding:
     text: str
 
 
+@own_state()
 def check_task(task: Task) -> list[Finding]:
     """The findings of all experiments, as far as they could be made.
 

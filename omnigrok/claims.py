@@ -155,7 +155,7 @@ def read_sidecars(folder: Path) -> list[dict[str, Any]]:
     Raises:
         OmnigrokError: there are none.
     """
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     sidecars = [sidecar for sidecar in found if "claims" in sidecar]
     if not sidecars:
         raise OmnigrokError(f"there are no figures in {folder}; python -m reproductions.all draws them")

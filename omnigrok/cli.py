@@ -128,7 +128,7 @@ def data_group(context: click.Context) -> None:
 
 @data_group.command("fetch")
 @click.argument("name")
-@click.option("--from", "folder", type=click.Path(path_type=Path), help="Take the files from this folder.")
+@click.option("--from", "folder", type=console.PATH, help="Take the files from this folder.")
 def fetch(name: str, folder: Path | None) -> None:
     """Fetch and verify dataset NAME. A damaged copy in the cache is replaced."""
     datasets = _datasets()
@@ -151,8 +151,8 @@ def _datasets() -> dict[str, Any]:
 
 
 @cli.command()
-@click.option("--figures", type=click.Path(path_type=Path), default="figures", show_default=True)
-@click.option("--write", type=click.Path(path_type=Path), help="Replace the table of figures in this Markdown file.")
+@click.option("--figures", type=console.PATH, default="figures", show_default=True)
+@click.option("--write", type=console.PATH, help="Replace the table of figures in this Markdown file.")
 def claims(figures: Path, write: Path | None) -> None:
     """The claims of all figures with their verdicts, from the figures' sidecars."""
     from omnigrok.claims import figures_table, markdown_table, read_sidecars, replace_table
@@ -164,11 +164,11 @@ def claims(figures: Path, write: Path | None) -> None:
         return
     table = figures_table(sidecars)
     try:
-        text = replace_table(write.read_text(), table)
+        text = replace_table(write.read_text(encoding="utf-8"), table)
     except (OSError, ValueError) as error:
         raise OmnigrokError(f"cannot update {write}: {error}") from error
     with atomic(write) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 @cli.command()

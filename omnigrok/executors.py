@@ -15,16 +15,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any
 
 import torch
 
+from omnigrok.errors import OmnigrokError
 from omnigrok.processor import flush_denormals
 
-__all__ = ["Executor", "WorkerProgress", "completed", "keep_freed_memory", "process_pool"]
+__all__ = ["Executor", "WorkerProgress", "completed", "ended_from_outside", "keep_freed_memory", "process_pool"]
 
 POLL_SECONDS = 0.5
+KILLED = 9  # SIGKILL, as by the system when memory runs out
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -65,6 +67,67 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+class LastWords:
+    """Standard error of processes that are started `within`: passed on as it comes, and its end remembered.
+
+    A process that cannot even start says why there alone.
+    """
+
+    def __init__(self) -> None:
+        self._said = b""
+        self._listener = threading.Thread(target=lambda: None)
+
+    @contextlib.contextmanager
+    def within(self) -> Iterator[None]:
+        try:
+            own = os.dup(2)
+        except OSError:  # it is closed
+            yield
+            return
+        reader, writer = os.pipe()
+        os.dup2(writer, 2)
+        os.close(writer)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            self._listener = threading.Thread(target=self._listen, args=(reader, own), daemon=True)
+            self._listener.start()
+
+    def last_line(self) -> str:
+        """What was said last; waits a moment for processes that have just ended."""
+        if self._listener.is_alive():
+            self._listener.join(timeout=1.0)
+        lines = [line.strip() for line in self._said.decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")[:300]
+
+    def _listen(self, reader: int, out: int) -> None:
+        while text := os.read(reader, 2**16):
+            self._said = (self._said + text)[-(2**12) :]
+            with contextlib.suppress(OSError):
+                os.write(out, text)
+        os.close(reader)
+        os.close(out)
+
+
+@contextlib.contextmanager
+def ended_from_outside(words: Callable[[], str] = str) -> Iterator[None]:
+    """Workers that end within are one line, with the last of what they said.
+
+    Raises:
+        OmnigrokError: a worker ended before its work did.
+    """
+    try:
+        yield
+    except BrokenExecutor as error:
+        if said := words():
+            raise OmnigrokError(f"a worker process ended: {said}; finished runs and checkpoints are kept") from error
+        raise OmnigrokError(
+            "a worker was ended from outside, most often for lack of memory: take fewer --workers; finished runs and "
+            "checkpoints are kept"
+        ) from error
+
+
 @contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]:
     """A pool of processes of one thread, and a call that tells the work they have done.
@@ -75,8 +138,22 @@ def process_pool(workers: int) -> Iterator[tuple[Executor, Callable[[], float]]]
     shared = context.Value("d", 0.0)
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(shared,))
+    words = LastWords()
+    processes: set[Any] = set()
+
+    def said() -> str:
+        for process in processes:
+            process.join(timeout=1.0)
+        killed = any(process.exitcode == -KILLED for process in processes)  # without a word
+        return "" if killed else words.last_line()
+
     try:
-        yield pool, lambda: shared.value
+        with ended_from_outside(said):
+            with words.within():
+                started = [pool.submit(os.getpid) for _ in range(workers)]  # each call starts a process
+                processes |= set(multiprocessing.active_children()) - others
+            wait(started)
+            yield pool, lambda: shared.value
     except BaseException:  # Ctrl-C too: what a worker was training goes on from its checkpoint next time
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
@@ -97,6 +174,6 @@ def completed(
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        poll()
         for future in done:
             yield futures[future], future.result()
-        poll()

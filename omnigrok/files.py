@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,35 @@ from omnigrok.errors import OmnigrokError, first_line
 
 LEFTOVER_SECONDS = 24 * 3600.0
 """A temporary file of that age was left by a process that was killed."""
+
+
+def expanded(path: Path | str) -> Path:
+    """A path that a user gives, with ~ and ~user as their folders, whichever way it comes: no shell expands them in
+    ``--results=~/x``, in a variable's value or in Python.
+
+    Raises:
+        OmnigrokError: there is no such user, or no home.
+    """
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise OmnigrokError(
+            f"{path}: {path.parts[0]} is the folder of no known user here; write the whole path"
+        ) from error
+
+
+def open_closed_streams() -> None:
+    """Have standard input, output and error lead nowhere where they are closed, as a service's may be.
+
+    Otherwise the next files that are opened, a run's among them, take their numbers, and so what libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  as long as the process
 
 
 def make_folder(folder: Path) -> None:

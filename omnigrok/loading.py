@@ -9,6 +9,7 @@ import torch
 from omnigrok.blame import blamed
 from omnigrok.data_contract import check_data
 from omnigrok.errors import SpecError
+from omnigrok.isolation import own_state
 from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec, keyed
 from omnigrok.task import Task, TaskData
@@ -27,12 +28,22 @@ def data_sha256(spec: RunSpec) -> str:
     return task_data(spec, "cpu").sha256
 
 
+def as_named(spec: RunSpec) -> RunSpec:
+    """A spec without the options that its task lets be left out where they are at their defaults: the same run."""
+    task = get_task(spec.task)
+    unsaid = {name: v for name, v in task.optional.items() if name not in task.named_at_default}
+    said = tuple((name, v) for name, v in spec.options if name not in unsaid or v != unsaid[name])
+    return spec if len(said) == len(spec.options) else spec.replace(options=said)
+
+
 def run_hash(spec: RunSpec) -> str:
     """The name of a run in the store."""
+    spec = as_named(spec)
     version, data = get_task(spec.task).version, data_sha256(spec)
     return spec.hash(data if version == 1 else f"{data} {version}")
 
 
+@own_state()
 def load_data(task: Task, spec: RunSpec, device: torch.device | str) -> TaskData:
     """The task's data for a spec, pool in the order that the spec asks for.
 

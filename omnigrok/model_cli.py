@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from omnigrok import console
 from omnigrok.errors import OmnigrokError, first_line
 from omnigrok.exported import ANYWAY, read_exported
+from omnigrok.files import expanded
 from omnigrok.probes.finite import check_points
 from omnigrok.state import load_weights
 
 model_argument = click.argument("model")
 weights_option = click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=console.PATH,
     help="A state_dict saved with torch.save, alone or in a checkpoint; or weights that a run has kept (run --keep).",
 )
 step_option = click.option("--step", type=int, help="Of weights that a run has kept.  [default: the last]")
@@ -30,7 +32,7 @@ trust_option = click.option(
     help="Run whatever code MODEL's file holds. A model is a program: only for a file that you would run as one.",
 )
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Points, examples first: .npy, or .pt with a tensor."
+    "--data", type=console.PATH, required=True, help="Points, examples first: .npy, or .pt with a tensor."
 )
 
 
@@ -82,7 +84,7 @@ def complexity(
 @trust_option
 @data_option
 @click.option("--half-width", type=float, help="Of the square, in input units. Default: 1.2 times the points' reach.")
-@click.option("--out", type=click.Path(path_type=Path), default="partition.png", show_default=True, help="The picture.")
+@click.option("--out", type=console.PATH, default="partition.png", show_default=True, help="The picture.")
 def partition(
     model: str,
     weights: Path | None,
@@ -100,7 +102,7 @@ def partition(
     LeakyReLU, average and max pooling, skip connections and batch normalisation.
     """
     from omnigrok.figures.panels import partition_figure
-    from omnigrok.figures.style import use_style
+    from omnigrok.figures.style import suite_style
     from omnigrok.probes.partition import Plane
     from omnigrok.probes.partition import partition as exact
 
@@ -116,9 +118,9 @@ def partition(
     except RuntimeError as error:
         raise does_not_take(model, points, error) from error
     anchors = plane.coordinates(points[:3])
-    use_style()
     try:
-        partition_figure(found, anchors).savefig(out, dpi=150)
+        with suite_style():
+            partition_figure(found, anchors).savefig(out, dpi=150)
     except (OSError, ValueError) as error:
         raise OmnigrokError(f"cannot write {out}: {first_line(error)}") from error
     click.echo(f"regions           {len(found.regions)}")
@@ -142,6 +144,7 @@ def load_model(path: str, weights: Path | None, trusted: bool = False, step: int
     if step is not None and weights is None:
         raise OmnigrokError("--step is for weights that a run has kept: name their file with --weights")
     if path.endswith((".pt", ".pt2")):
+        path = str(expanded(path))
         if weights is not None:
             raise OmnigrokError(f"{path} has its own weights; --weights is for an import path, package.module:name")
         return load_program(path, trusted)
@@ -157,7 +160,7 @@ def load_model(path: str, weights: Path | None, trusted: bool = False, step: int
     if not isinstance(model, nn.Module):
         raise OmnigrokError(f"{path} is a {type(model).__name__}, not a torch module")
     if weights is not None:
-        load_weights(model, weights, path, step)
+        load_weights(model, expanded(weights), path, step)
     else:
         click.echo(
             f"without --weights, {path} is measured as it is made: a random initial network, unless it loads weights",
@@ -207,6 +210,7 @@ def load_points(path: Path) -> Tensor:
     Raises:
         OmnigrokError: the file holds no array, none of floating-point numbers, or some that are not finite.
     """
+    path = expanded(path)
     try:
         loaded = torch.load(path, weights_only=True) if path.suffix == ".pt" else torch.from_numpy(np.load(path))
         kept: Tensor = loaded.detach().cpu()

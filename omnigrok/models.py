@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from omnigrok.blame import blamed
 from omnigrok.errors import SpecError
+from omnigrok.isolation import own_state
 from omnigrok.loading import load_data
 from omnigrok.spec import RunSpec, keyed
 from omnigrok.task import Inputs, Task
@@ -20,6 +21,7 @@ DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
+@own_state()
 def scaled_model(task: Task, spec: RunSpec, *, reference: bool = False, example: Inputs | None = None) -> nn.Module:
     """The module of one run at step 0: the library's default init times alpha, on the CPU, in the spec's dtype.
 

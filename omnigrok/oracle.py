@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from omnigrok.ensemble import scaled_model
 from omnigrok.errors import SpecError
 from omnigrok.gradients import Clip
+from omnigrok.isolation import own_state
 from omnigrok.order import BatchOrder
 from omnigrok.processor import flushed
 from omnigrok.spec import RunSpec
@@ -56,6 +57,7 @@ def weight_norm(model: nn.Module, *, first_twice: bool = False) -> float:
     return (sum(squares) + (squares[0] if first_twice else 0)) ** 0.5
 
 
+@own_state()
 @flushed()
 def train(task: Task, spec: RunSpec, data: TaskData) -> nn.Module:
     """Train one run and return its module.

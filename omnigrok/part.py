@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from omnigrok.errors import SpecError
+from omnigrok.values import normalise
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,21 @@ class Part:
     """
 
     version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Have a subclass check its fields once their values are Python's own."""
+        super().__init_subclass__(**arguments)
+        check = cls.__dict__.get("__post_init__")
+        if check is not None:
+
+            def checked(self: Part) -> None:
+                normalise(self)
+                check(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        normalise(self)
 
     def canonical(self) -> dict[str, Any]:
         """What enters the hash, ready for JSON."""
@@ -37,7 +53,8 @@ def identity(kind: type) -> dict[str, Any]:
     """The name of a class, with its module where it is not the engine's own, and its version above 1."""
     own = kind.__module__.partition(".")[0] == __package__
     version = getattr(kind, "version", 1)
-    name = kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
+    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__  # a program's, in its workers
+    name = kind.__qualname__ if own else f"{module}.{kind.__qualname__}"
     return {"type": name} if version == 1 else {"type": name, "version": version}
 
 

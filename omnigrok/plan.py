@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnigrok.batching import Batching, batching, why_alone
-from omnigrok.loading import run_hash, task_data
+from omnigrok.loading import as_named, run_hash, task_data
 from omnigrok.processor import cores
 from omnigrok.registry import get_task
 from omnigrok.schedule import evaluation_steps
@@ -131,5 +131,5 @@ def check(spec: RunSpec, device: str) -> None:
 
 
 def unique(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """The specs in their order, each once."""
-    return list(dict.fromkeys(specs))
+    """The specs in their order, each once, as they are named."""
+    return list(dict.fromkeys(map(as_named, specs)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -60,8 +61,45 @@ def threads(number: int) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use, one at least: by its affinity, its container's quota, its job."""
     try:
-        return len(os.sched_getaffinity(0))
+        own = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+        own = os.cpu_count() or 1
+    job = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min([own, *([int(job)] if job.isdecimal() else []), *_quotas()]))
+
+
+def _quotas(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Cores that a container or a cluster's job may use at a time: its groups' quotas and those above them, v1 and v2.
+
+    A part of a core counts as one.
+    """
+    try:
+        lines = processes.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, place in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / controllers  # of version 2 the root itself
+        group = mount / place.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(mount):
+                found += _quota(folder)
+    return found
+
+
+def _quota(folder: Path) -> list[int]:
+    """The cores of one group's quota, where it has one: microseconds of work in a period."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        if (both := folder / "cpu.max").is_file():
+            quota, period = both.read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+            )
+        if int(quota) > 0:  # "max" is no number, and -1 none in version 1
+            return [-(-int(quota) // int(period))]
+    return []

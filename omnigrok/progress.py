@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -9,6 +10,18 @@ from types import TracebackType
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
+
+
+def say(text: str) -> None:
+    """A line on standard error, at once. Nothing where that is closed, as of a service: work goes on without words."""
+    if sys.stderr is not None:  # print would take standard output, where results go
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 class Progress:
@@ -31,7 +44,7 @@ class Progress:
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
                 file=sys.stderr,
             )
-            if show and sys.stderr.isatty()
+            if show and on_terminal()
             else None
         )
 
@@ -46,7 +59,7 @@ class Progress:
             left = elapsed * (self.total - self.done) / max(self.done, 1e-9)
             share = self.done / max(self.total, 1e-9)
             line = f"{self.label}: {share:4.0%} after {elapsed:.0f} s, about {left:.0f} s left {note}"
-            print(line.rstrip(), file=sys.stderr, flush=True)
+            say(line.rstrip())
 
     def set(self, done: float) -> None:
         """Units done so far, counted elsewhere."""

@@ -63,7 +63,7 @@ def _run_options(command: Any) -> Any:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share a sweep.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=console.PATH,
     help="The curve's PNG, PDF or SVG, or a folder for it. Default: beside the run in the store.",
 )
 @click.option("--force", is_flag=True, help="Train again when it is in the store.")
@@ -104,7 +104,7 @@ def run_task(
     else:
         table = ends(curves, chosen)
         place = picture.with_suffix(".csv")
-        table.to_csv(place, index=False)
+        table.to_csv(place, index=False, encoding="utf-8")
         click.echo(table.drop(columns="run").to_string(index=False, float_format=lambda x: f"{x:.4g}"))
         click.echo(f"{len(specs)} runs, {len(known)} of them from the store; table: {place}")
     save_curves(picture, specs, curves)
@@ -162,12 +162,23 @@ def ends(curves: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 def save_curves(path: Path, specs: list[RunSpec], curves: pd.DataFrame) -> None:
     """A panel a combination, the median and the range of its seeds."""
-    from omnigrok.figures.panels import grokking_panel
-    from omnigrok.figures.style import HEIGHT, WIDTH, use_style
+    from omnigrok.figures.style import suite_style
     from omnigrok.files import atomic
 
-    use_style()
+    with suite_style():
+        import matplotlib.pyplot as plt
+
+        figure = _drawn(specs, curves)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+        plt.close(figure)
+
+
+def _drawn(specs: list[RunSpec], curves: pd.DataFrame) -> Any:
     import matplotlib.pyplot as plt
+
+    from omnigrok.figures.panels import grokking_panel
+    from omnigrok.figures.style import HEIGHT, WIDTH
 
     task = get_task(specs[0].task)
     panels = list(dict.fromkeys((spec.n_train, spec.weight_decay, spec.alpha) for spec in specs))
@@ -179,9 +190,7 @@ def save_curves(path: Path, specs: list[RunSpec], curves: pd.DataFrame) -> None:
         part = curves.query("n_train == @n and weight_decay == @decay and alpha == @alpha")
         grokking_panel(ax, part, task.thresholds.metric, {}, "best")
         ax.set_title(f"{task.display_name}, N = {n}, $\\alpha$ = {alpha:g}, weight decay {decay:g}", fontsize=10)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def _print_run(spec: RunSpec, curves: pd.DataFrame, store: Any, *, known: bool) -> None:

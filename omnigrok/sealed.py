@@ -46,7 +46,8 @@ def save(path: Path, content: Any, kind: str, owner: str, *, locked: bool = Fals
         torch.save(content, temporary)
         with temporary.open("r+b") as stream:
             stream.seek(-2, os.SEEK_END)  # an archive ends with the length of its comment: none
-            assert stream.read() == b"\0\0"
+            if stream.read() != b"\0\0":
+                raise OmnigrokError(f"torch wrote {path} as no archive that can be sealed: install another torch")
             stream.seek(-2, os.SEEK_END)
             stream.write((len(said) + DIGEST).to_bytes(2, "little") + said)
             stream.seek(0)

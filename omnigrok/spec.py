@@ -24,6 +24,7 @@ from omnigrok.optimizers import OPTIMIZERS, AdamW, Optimizer
 from omnigrok.part import Part, check_part, plain
 from omnigrok.schedule import Drop, Schedule
 from omnigrok.sphere import Sphere
+from omnigrok.values import as_python
 
 if TYPE_CHECKING:
     from omnigrok.trainer import Perturbation, Probe
@@ -113,6 +114,7 @@ class RunSpec:
         need(self.subset in ("first", "shuffled"), "subset", "first or shuffled")
         need(all(0 <= step <= self.steps for step in self.keep), "keep", f"steps from 0 to {self.steps}")
         for name, kind in PARTS.items():
+            object.__setattr__(self, name, as_python(getattr(self, name)))
             value = getattr(self, name)
             if value is None and name != "optimizer":
                 continue
@@ -226,20 +228,27 @@ def _parts(value: Any) -> tuple:
 
 def _options(value: Any) -> tuple[tuple[str, Any], ...]:
     pairs = value.items() if isinstance(value, Mapping) else value
-    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in pairs}
-    return tuple(sorted(plain.items()))
+    return tuple(sorted({str(name): as_python(v) for name, v in pairs}.items()))
+
+
+def _number(value: Any) -> float:
+    return float(as_python(value, float))
+
+
+def _whole(value: Any) -> int:
+    return int(operator.index(value))
 
 
 FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     **dict.fromkeys(
         ("n_train", "steps", "seed", "data_seed", "batch_size", "evaluation_density"),
-        (operator.index, "a whole number"),
+        (_whole, "a whole number"),
     ),
-    **dict.fromkeys(("alpha", "lr", "weight_decay"), (float, "a number")),
+    **dict.fromkeys(("alpha", "lr", "weight_decay"), (_number, "a number")),
     "optimizer": (_named, f"an optimizer or the name of one ({', '.join(OPTIMIZERS)})"),
     "sphere": (_sphere, "true, false or a Sphere"),
     **dict.fromkeys(("schedule", "gradient", "changes"), (_parts, "a tuple of parts")),
-    "keep": (lambda steps: tuple(map(operator.index, steps)), "whole numbers"),
+    "keep": (lambda steps: tuple(map(_whole, steps)), "whole numbers"),
     "options": (_options, "pairs of name and value"),
     "probes": (tuple, "a tuple of probes"),
 }

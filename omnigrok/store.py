@@ -33,7 +33,7 @@ import torch
 
 from omnigrok import sealed
 from omnigrok.errors import CorruptFileError, NewerFileError, OmnigrokError, first_line
-from omnigrok.files import atomic, make_folder, reading
+from omnigrok.files import atomic, expanded, make_folder, reading
 from omnigrok.loading import run_hash
 from omnigrok.log import MEASURED
 from omnigrok.spec import RunSpec
@@ -53,7 +53,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str = "results") -> None:
-        self.root = Path(root)
+        self.root = expanded(root)
         make_folder(self.root)
 
     def path(self, spec: RunSpec) -> Path:

@@ -8,13 +8,11 @@ processes of one machine work on one store: start the same command several times
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,13 +20,15 @@ import filelock
 import pandas as pd
 import torch
 
-from omnigrok.errors import OmnigrokError, first_line
-from omnigrok.executors import Executor, WorkerProgress, completed, keep_freed_memory, process_pool
+from omnigrok.errors import OmnigrokError, SpecError, first_line
+from omnigrok.executors import Executor, WorkerProgress, completed, ended_from_outside, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
+from omnigrok.isolation import own_state
 from omnigrok.loading import data_sha256, run_hash, task_data
+from omnigrok.pickles import check_sendable
 from omnigrok.plan import Batch, check, plan, unique
 from omnigrok.processor import threads
-from omnigrok.progress import Progress
+from omnigrok.progress import Progress, say
 from omnigrok.provenance import provenance
 from omnigrok.registry import get_task, import_places, own_places
 from omnigrok.spec import RunSpec
@@ -41,6 +41,7 @@ WORTH_A_POOL = 30.0
 """Seconds of work below which starting processes costs more than it gains."""
 
 
+@own_state()
 def run_sweep(
     specs: Iterable[RunSpec],
     store: Store,
@@ -66,6 +67,8 @@ def run_sweep(
         SpecError, DataUnavailableError: before anything is trained.
         OmnigrokError: memory ran out, or an executor's workers wrote to another folder.
     """
+    if isinstance(specs, RunSpec):
+        raise SpecError("run_sweep takes a list of runs: run_sweep([spec], store)")
     specs = unique(specs)
     if force:
         for spec in specs:  # nothing is deleted that could not be trained again
@@ -112,14 +115,11 @@ def train_in_turn(
         worker = _Worker(store, device, checkpoint_seconds, progress)
         pool_done: Callable[[], float] | None = None
         if executor is None and workers > 1 and len(batches) > 1 and not small:
+            check_sendable(spec for batch in batches for spec in batch.specs)
             executor, pool_done = stack.enter_context(process_pool(min(workers, len(batches))))
-        try:
-            yield from _in_turn(sweeps, batches, turns, worker, _ended(batches, worker, executor, pool_done))
-        except BrokenExecutor as error:
-            raise OmnigrokError(
-                "a worker was ended from outside, most often for lack of memory: take fewer --workers; finished runs "
-                "and checkpoints are kept"
-            ) from error
+        else:
+            stack.enter_context(ended_from_outside())
+        yield from _in_turn(sweeps, batches, turns, worker, _ended(batches, worker, executor, pool_done))
 
 
 def _planned(
@@ -143,7 +143,7 @@ def _say_what_is_known(sweeps: Sequence[Sequence[RunSpec]], batches: Sequence[Ba
     wanted = {run_hash(spec) for sweep in sweeps for spec in sweep}
     known = wanted - {run_hash(spec) for batch in batches for spec in batch.specs}
     if show and known:
-        print(f"{len(known)} of {len(wanted)} runs are from the store {store.root}", file=sys.stderr)
+        say(f"{len(known)} of {len(wanted)} runs are from the store {store.root}")
 
 
 def _ended(
@@ -252,12 +252,13 @@ class _Worker:
         left = [batch for batch in batches if batch.specs]
         if left:
             waiting = sum(len(batch.specs) for batch in left)
-            print(f"waiting for {waiting} runs that another process is training", file=sys.stderr, flush=True)
+            say(f"waiting for {waiting} runs that another process is training")
         while left:
             rest = [replace(batch, specs=tuple(self.train(batch.specs, number=batch.threads))) for batch in left]
             left = [batch for batch in rest if batch.specs]
             time.sleep(1.0 if left else 0.0)
 
+    @own_state()
     def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
         spec = specs[0]
         code = provenance(self.device)  # as it is now, should it be edited while the runs are trained

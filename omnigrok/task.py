@@ -146,7 +146,9 @@ class Task(ABC):
     """Part of every run's hash above 1. Raise it when a change to the task's code changes numbers."""
 
     optional: ClassVar[dict[str, object]] = {}
-    """Options that a spec may leave out, with their defaults."""
+    """Options that a spec may leave out, with their defaults. One given at its default is as one left out."""
+    named_at_default: ClassVar[frozenset[str]] = frozenset()
+    """Of these, those that name a run at their default too, where they are given: of runs from before that rule."""
 
     @abstractmethod
     def load(self, spec: RunSpec) -> TaskData:

@@ -22,6 +22,7 @@ from omnigrok.blame import PASSED_ON, blame, blamed
 from omnigrok.data_contract import check_alone, check_classes, extreme_examples
 from omnigrok.ensemble import Ensemble, Model, example_losses, widest_dtype
 from omnigrok.errors import CannotBatchError, SpecError, first_line
+from omnigrok.isolation import own_state
 from omnigrok.log import Log
 from omnigrok.models import in_evaluation, scaled_model
 from omnigrok.order import BatchOrder
@@ -80,6 +81,7 @@ class Trainer:
         ValueError: the specs cannot share a batch.
     """
 
+    @own_state()
     def __init__(
         self, task: Task, specs: Sequence[RunSpec], data: TaskData, device: torch.device | str = "cpu"
     ) -> None:
@@ -124,6 +126,7 @@ class Trainer:
     def step(self, step: int) -> None:
         self._step = self.ensemble.step = step
 
+    @own_state()
     @flushed()
     def train(
         self,
@@ -197,6 +200,7 @@ class Trainer:
         """Mean loss of each run on a batch."""
         return self.ensemble.losses(inputs, targets, shared=shared)
 
+    @own_state()
     def measure(self) -> None:
         """Log loss and metrics on train and test set, the weight norm, and the probes."""
         try:

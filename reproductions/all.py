@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from omnigrok import console
 from omnigrok.claims import KNOWN_HEADING, known_deviations, summary
 from omnigrok.errors import DataUnavailableError
 from omnigrok.figures.figure import Reproduction, preset_option
+from omnigrok.progress import say
 from omnigrok.provenance import default_workers, provenance
 from omnigrok.store import Store
 from omnigrok.sweep import train_in_turn
@@ -38,7 +38,7 @@ def figures() -> list[Reproduction]:
 @click.command(help=__doc__)
 @preset_option
 @console.device_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the figures. Default: as each figure's own.")
+@click.option("--out", type=console.PATH, help="Folder of the figures. Default: as each figure's own.")
 @console.results_option
 @console.workers_option
 @click.option("--dry-run", is_flag=True, help="Print each figure's runs, steps, time and memory; train nothing.")
@@ -64,12 +64,12 @@ def main(
     processes = workers or default_workers(device)
     for i in train_in_turn(sweeps, store, device=device, workers=processes):
         figure, minutes = chosen[i], (time.time() - start) / 60
-        print(f"[{i + 1}/{len(chosen)}] {figure.name} (after {minutes:.0f} min)", file=sys.stderr, flush=True)
+        say(f"[{i + 1}/{len(chosen)}] {figure.name} (after {minutes:.0f} min)")
         folder = figure.run(preset=preset, device=device, out=out, results=results, workers=workers)
         assert folder is not None
-        sidecars.append(json.loads((folder / f"{figure.name}.json").read_text()))
+        sidecars.append(json.loads((folder / f"{figure.name}.json").read_text(encoding="utf-8")))
     print(summary(sidecars))
-    known = known_deviations(DIFFERENCES.read_text())
+    known = known_deviations(DIFFERENCES.read_text(encoding="utf-8"))
     deviating = {f"{s['figure']}/{c['id']}" for s in sidecars for c in s["claims"] if c["status"] == "DEVIATES"}
     new = sorted(deviating - known)
     if new:

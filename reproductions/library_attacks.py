@@ -97,7 +97,7 @@ def with_worst(right: Right, name: str) -> dict[str, float]:
 @preset_option
 @click.option("--examples", type=click.IntRange(1), default=500, show_default=True, help="Test images.")
 @console.results_option
-@click.option("--out", type=click.Path(path_type=Path), default="figures/library_attacks.csv", show_default=True)
+@click.option("--out", type=console.PATH, default="figures/library_attacks.csv", show_default=True)
 def main(preset: str, examples: int, results: Path, out: Path) -> None:
     options = Options(preset=preset, tasks=("mnist",), seeds=FIGURE.seeds[preset])
     store, rows = Store(results), []
@@ -112,7 +112,7 @@ def main(preset: str, examples: int, results: Path, out: Path) -> None:
             rows += [{"seed": spec.seed, "step": step, "attack": k, "accuracy": x} for k, x in found.items()]
             click.echo(f"seed {spec.seed}, step {step:,}: " + ", ".join(f"{k} {x:.3f}" for k, x in found.items()))
     with atomic(out) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        pd.DataFrame(rows).to_csv(temporary, index=False, encoding="utf-8")
 
 
 if __name__ == "__main__":

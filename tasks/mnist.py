@@ -41,6 +41,7 @@ class MNIST(Task):
         evaluation_density=4,
     )
     optional: ClassVar[dict[str, object]] = {"depth": 3, "width": 200, "label_noise": 0.0}
+    named_at_default: ClassVar[frozenset[str]] = frozenset({"depth"})
     published = PublishedMNIST(every=667, train=1_000, test=10_000)
     thresholds = Thresholds(metric="accuracy", train=0.99, test=0.8)  # N = 1000 ends near 0.89, not at 0.95
 

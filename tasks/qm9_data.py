@@ -39,7 +39,7 @@ def write_canonical(molecules: pd.DataFrame, path: Path) -> None:
     """The dataset's one file: index, SMILES and the twelve targets as the shortest exact decimals, by index."""
     molecules = molecules.sort_values("index")
     decimals = [[repr(float(value)) for value in molecules[name]] for name in TARGETS]
-    with path.open("w", newline="") as stream:
+    with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["index", "smiles", *TARGETS])
         writer.writerows(zip(molecules["index"], molecules["smiles"], *decimals, strict=True))
@@ -58,7 +58,7 @@ def from_wheel(archive: Path, into: Path) -> None:
 
 def from_archive(archive: Path, uncharacterised: Path, into: Path) -> None:
     """The publisher's archive of one .xyz file a molecule, less those that a second file lists as uncharacterised."""
-    first_words = [line.split()[0] for line in uncharacterised.read_text().splitlines() if line.strip()]
+    first_words = [line.split()[0] for line in uncharacterised.read_text(encoding="utf-8").splitlines() if line.strip()]
     left_out = {int(word) for word in first_words if word.isdigit()}
     found = []
     with tarfile.open(archive) as members:

@@ -134,3 +134,34 @@ def test_heavy_libraries_are_imported_where_they_are_needed():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(done.stdout))
     assert not loaded & {"torch_geometric", "rdkit", "torchvision", "requests", "seaborn"}
+
+
+def text_without_encoding(tree):
+    """Lines that open a text file in whatever encoding the machine has."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        said = {keyword.arg for keyword in node.keywords}
+        if name in ("read_text", "write_text", "to_csv") and "encoding" not in said:
+            yield node.lineno
+        if name == "open" and "encoding" not in said:
+            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            if owner not in ("os", "tarfile", "gzip", "wheel", "Image", "zipfile") and not any("b" in m for m in modes):
+                yield node.lineno
+
+
+def test_text_files_are_utf_8():
+    paths = [path for folder in ("omnigrok", "tasks", "reproductions") for path in (ROOT / folder).rglob("*.py")]
+    found = {str(path): list(text_without_encoding(ast.parse(path.read_text(encoding="utf-8")))) for path in paths}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [("p.read_text()", [1]), ("p.write_text(t)", [1]), ("open(p)", [1]), ("p.open('w')", [1]), ("p.open('rb')", []),
+     ("t.to_csv(p)", [1]), ("p.read_text(encoding='utf-8')", []), ("open(p, 'w', encoding='utf-8')", [])],
+)  # fmt: skip
+def test_a_text_file_of_the_machines_own_encoding_is_seen(code, lines):
+    assert list(text_without_encoding(ast.parse(code))) == lines

@@ -30,8 +30,8 @@ from omnigrok import console
 from omnigrok.claims import NOTHING, Claim, Tables, markdown_table, measured_text, read_sidecars, verdicts
 from omnigrok.errors import DataUnavailableError, OmnigrokError
 from omnigrok.estimate import describe
-from omnigrok.figures.style import tidy, use_style
-from omnigrok.files import atomic, file_sha256, make_folder
+from omnigrok.figures.style import suite_style, tidy
+from omnigrok.files import atomic, expanded, file_sha256, make_folder
 from omnigrok.loading import data_sha256, run_hash
 from omnigrok.plan import unique
 from omnigrok.provenance import default_workers, provenance
@@ -131,7 +131,7 @@ class Reproduction:
 
     name: str
     paper: str
-    doc: str
+    doc: str | None
     tasks: Callable[[], Sequence[str]]
     sweep: Callable[[Options], Groups]
     tables: Callable[[Frames, Options], Tables]
@@ -147,7 +147,8 @@ class Reproduction:
 
     def command(self) -> click.Command:
         """The figure as a click command."""
-        text = textwrap.dedent(self.doc) + "\nFinished runs are kept: the same command goes on where it was stopped."
+        doc = textwrap.dedent(self.doc or "")  # python -OO takes docstrings away
+        text = doc + "\nFinished runs are kept: the same command goes on where it was stopped."
 
         def run(**arguments: Any) -> None:
             self.run(**arguments)
@@ -174,7 +175,7 @@ class Reproduction:
             console.device_option,
             click.option(
                 "--out",
-                type=click.Path(path_type=Path),
+                type=console.PATH,
                 help="Folder for PNG, PDF, CSV and JSON. Default: figures, or figures/PRESET for another preset than "
                 "default.",
             ),
@@ -193,8 +194,8 @@ class Reproduction:
         n_train: int | tuple[int, ...] | None = None,
         reading: Reading = "published",
         device: str = "cpu",
-        out: Path | None = None,
-        results: Path = Path("results"),
+        out: Path | str | None = None,
+        results: Path | str = Path("results"),
         dry_run: bool = False,
         workers: int | None = None,
         force: bool = False,
@@ -202,7 +203,7 @@ class Reproduction:
         """Train what is missing, then write and print the figure's outputs. Returns their folder; None: a dry run."""
         start = time.time()
         provenance(device)  # of the code as it is now, should it be edited while the runs are trained
-        out = out or Path("figures") / ("" if preset == "default" else preset)
+        out = expanded(out or Path("figures") / ("" if preset == "default" else preset))
         make_folder(out)
         store = Store(results)
         one, several = (n_train, ()) if isinstance(n_train, int) else (None, n_train or ())
@@ -279,11 +280,11 @@ class Reproduction:
 
     def _write(self, out: Path, tables: Tables, options: Options, sidecar: dict[str, Any]) -> None:
         """Draw the figure and write all its files, and the gallery where it is the committed one's folder."""
-        use_style()
-        picture = self.draw(tables, options)
-        tidy(picture)
-        write_outputs(out, self.name, picture, tables, sidecar)
-        plt.close(picture)
+        with suite_style():
+            picture = self.draw(tables, options)
+            tidy(picture)
+            write_outputs(out, self.name, picture, tables, sidecar)
+            plt.close(picture)
         if out == Path("figures"):
             write_gallery(out)
 
@@ -321,10 +322,10 @@ def write_outputs(out: Path, name: str, figure: Figure, tables: Tables, sidecar:
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
             for key, file_name in file_names(name, tables).items():
                 if len(tables[key]):
-                    tables[key].to_csv(folder / file_name, index=False, float_format="%.8g")
+                    tables[key].to_csv(folder / file_name, index=False, float_format="%.8g", encoding="utf-8")
             files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             text = json.dumps({**sidecar, "files": files}, indent=1, allow_nan=False)
-            (folder / f"{name}.json").write_text(text + "\n")
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
             for file_name in [*files, f"{name}.json"]:
                 os.replace(folder / file_name, out / file_name)
         except OSError as error:
@@ -353,7 +354,7 @@ def write_gallery(out: Path) -> None:
             f"{markdown_table([sidecar])}\n"
         )
     with atomic(out / "README.md") as temporary:
-        temporary.write_text("\n".join(parts))
+        temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _print_outcome(path: Path, claims: Sequence[dict[str, Any]], missing: Mapping[str, str]) -> None:

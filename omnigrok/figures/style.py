@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import textwrap
+from collections.abc import Iterator
+from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
@@ -22,22 +26,43 @@ COLOURS = {
 WIDTH, HEIGHT = 4.4, 3.5  # inches a panel
 
 
-def use_style() -> None:
-    """Set the suite's look. Text stays text in the PDF."""
-    mpl.use("Agg")
-    sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
-    mpl.rcParams.update(
-        {
-            "pdf.fonttype": 42,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "legend.frameon": False,
-            "lines.linewidth": 1.8,
-            "figure.constrained_layout.use": True,
-        }
-    )
+@contextlib.contextmanager
+def suite_style() -> Iterator[None]:
+    """The suite's look within, on matplotlib's own defaults, so that figures are the same whatever a user has set.
+
+    Figures are drawn and saved within; the user's settings are as before afterwards. Text stays text in the PDF.
+    """
+    backend = mpl.rcParams._get("backend")  # as it is: reading it chooses one
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.use("Agg")
+        sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
+        mpl.rcParams.update(
+            {
+                "pdf.fonttype": 42,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "grid.alpha": 0.25,
+                "legend.frameon": False,
+                "lines.linewidth": 1.8,
+                "figure.constrained_layout.use": True,
+            }
+        )
+        try:
+            yield
+        finally:
+            _use_backend(backend)
+
+
+def _use_backend(backend: Any) -> None:
+    """Have pyplot draw as before; where nothing had been chosen yet, its next figure chooses."""
+    if isinstance(backend, str):
+        mpl.use(backend, force=False)
+        return
+    mpl.rcParams._set("backend", backend)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].__dict__["_backend_mod"] = None
 
 
 SHORT = 2.0

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from omnigrok.ensemble import Ensemble, widest_dtype
 from omnigrok.errors import OmnigrokError
+from omnigrok.isolation import own_state
 from omnigrok.models import in_evaluation
 from omnigrok.probes.activations import ACTIVATIONS, Layers, Place, find_layers, watched
 from omnigrok.probes.finite import NotFiniteError, check_points, check_weights
@@ -55,6 +56,7 @@ class LocalComplexity:
         return self.crossings.sum(dim=1)
 
 
+@own_state()
 def local_complexity(
     model: nn.Module,
     points: Shaped[Tensor, "..."],

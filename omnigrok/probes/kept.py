@@ -13,6 +13,7 @@ from torch import Tensor
 from omnigrok import sealed
 from omnigrok.ensemble import Ensemble
 from omnigrok.errors import SpecError
+from omnigrok.isolation import own_state
 from omnigrok.loading import run_hash, task_data
 from omnigrok.log import Log
 from omnigrok.part import check_part, plain
@@ -22,11 +23,13 @@ from omnigrok.processor import flushed
 from omnigrok.registry import get_task
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store, identified
+from omnigrok.values import normalised
 
 if TYPE_CHECKING:
     from omnigrok.trainer import Probe
 
 
+@own_state()
 def measure_kept(specs: Sequence[RunSpec], probe: Probe, store: Store, device: str = "cpu") -> pd.DataFrame:
     """What a probe says of finished runs at the steps whose weights they keep (`keep` of their specs).
 
@@ -50,6 +53,7 @@ def measure_kept(specs: Sequence[RunSpec], probe: Probe, store: Store, device: s
     >>> measure_kept([spec], Norm(), store)[["step", "metric"]].values.tolist()
     [[0, 'norm'], [4, 'norm']]
     """
+    probe = normalised(probe)
     check_part("measure_kept", probe)
     if takes_trainer(probe):
         name = type(probe).__name__

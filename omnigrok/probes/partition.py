@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 
 from omnigrok.data import first_line
 from omnigrok.errors import OmnigrokError
+from omnigrok.isolation import own_state
 from omnigrok.models import copied
 from omnigrok.probes.finite import NotFiniteError, check_points, check_weights
 from omnigrok.probes.polygons import Polygon, clip, decision_segments, distances_to, lengths, polygon_area, with_one
@@ -155,6 +156,7 @@ class Partition:
         return self.share_near_decision(within) / area if area > 0 else 0.0
 
 
+@own_state()
 def partition(model: nn.Module, plane: Plane) -> Partition:
     """The exact regions of a model on a plane, and its decision boundary where it has several outputs.
 
