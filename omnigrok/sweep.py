@@ -20,7 +20,7 @@ import filelock
 import pandas as pd
 import torch
 
-from omnigrok.errors import OmnigrokError, SpecError, first_line
+from omnigrok.errors import CannotBatchError, OmnigrokError, SpecError, first_line
 from omnigrok.executors import Executor, WorkerProgress, completed, ended_from_outside, keep_freed_memory, process_pool
 from omnigrok.files import holding, make_folder
 from omnigrok.isolation import own_state
@@ -263,7 +263,15 @@ class _Worker:
         spec = specs[0]
         code = provenance(self.device)  # as it is now, should it be edited while the runs are trained
         task, data = get_task(spec.task), task_data(spec, self.device)
-        trainer = Trainer(task, specs, data, self.device)
+        try:
+            trainer = Trainer(task, specs, data, self.device)
+        except CannotBatchError as error:  # of these settings; the plan has tried others
+            if len(specs) == 1:
+                raise
+            warnings.warn(f"the runs of {task.name} are trained one by one: {error.reason}", stacklevel=2)
+            for each in missing:
+                self._train_locked([each], [each], step_cost)
+            return
         path = self.store.checkpoint_path(specs)
         saved = self.store.load_checkpoint(path, self.device)
         if saved is not None:

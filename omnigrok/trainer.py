@@ -354,19 +354,51 @@ class Trainer:
                     with ensemble.evaluating(), torch.no_grad():
                         ensemble.map(self._example_metrics, *examples, shared=True)
                     gradients = ensemble.gradients_of(ensemble.losses(inputs, targets, shared=shared))
-                    compare_last(task, self._alone(-1), loss, batch(-1), gradients, ensemble.buffers)
         except PASSED_ON:
             raise
         except Exception as error:
             if len(specs) == 1:
                 raise
             raise CannotBatchError(task.name, f"torch cannot batch its model ({first_line(error)})") from error
+        if len(specs) > 1:
+            self._same_as_alone(inputs, targets, shared)
         self._untouched = data.versions()
         self.spheres = Spheres(ensemble, [spec.sphere for spec in specs])
         self.spheres.begin(0)
         if gradients:
             ensemble.adopt_layout(gradients)
         return ensemble
+
+    def _same_as_alone(self, inputs: Inputs, targets: Tensor, shared: bool) -> None:
+        """Raises CannotBatchError where a run has other gradients in a batch than alone: torch's batched form of an
+        operation may leave out what its plain form does.
+
+        At the default initialisation and in float64, where rounding is far below such a fault; a saturated network's
+        float32 gradients are rounding. What cannot be computed so is not compared.
+        """
+        task, double = self.task, torch.float64
+        if widest_dtype(self.device) != double:
+            return
+        specs = [spec.replace(alpha=1.0, dtype="float64") for spec in (self.specs[0], self.specs[-1])]
+
+        def of_two(x: Tensor) -> Tensor:
+            x = x if shared else x[[0, -1]]
+            return x.to(double) if x.is_floating_point() else x
+
+        def loss(model: Model, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.example_losses(model(*inputs), targets)}
+
+        inputs, targets = tuple(map(of_two, inputs)), of_two(targets)
+        last = (inputs, targets) if shared else (tuple(x[-1] for x in inputs), targets[-1])
+        try:
+            two = Ensemble(task, specs, self.device, self.data.train_inputs, self.ensemble.habits)
+            gradients = two.gradients_of(two.losses(inputs, targets, shared=shared))
+            alone = scaled_model(task, specs[-1], example=self.data.train_inputs).to(self.device)
+            compare_last(task, alone, loss, last, gradients, two.buffers)
+        except CannotBatchError:
+            raise
+        except Exception:  # of a model that computes in float32 only, say
+            return
 
     def _alone(self, r: int) -> nn.Module:
         """A fresh module of one run."""

@@ -998,3 +998,21 @@ def test_a_dropout_that_is_frozen_stays_so():
     task = Users(frozen_dropout)
     frozen, without = trained(task, runs(task)), trained(Users(lambda: nn.Sequential(net())), runs(task))
     assert_close(tensors(frozen), tensors(without), atol=0)
+
+
+def test_a_batch_that_cannot_be_trained_after_all_is_trained_run_by_run(tmp_path, monkeypatch):
+    """Where the plan has tried other settings: nothing is lost."""
+    spec = get_task("teacher_student").spec.replace(steps=5, n_train=20)
+    specs = [spec.replace(seed=seed) for seed in range(3)]
+    begun = Trainer._begun
+
+    def refused(self):
+        if len(self.specs) > 1:
+            raise CannotBatchError(self.task.name, "of these settings")
+        return begun(self)
+
+    monkeypatch.setattr("omnigrok.plan.why_alone", lambda *_: "")
+    monkeypatch.setattr(Trainer, "_begun", refused)
+    with pytest.warns(UserWarning, match="trained one by one: of these settings"):
+        found = run_sweep(specs, Store(tmp_path), runs_per_batch=3, show_progress=False)
+    assert found["run"].nunique() == 3
