@@ -30,7 +30,7 @@ from omnigrok.registry import available_tasks, get_task
 from omnigrok.spec import RunSpec
 from omnigrok.store import Store
 from omnigrok.sweep import run_sweep
-from omnigrok.task import Task, TaskData
+from omnigrok.task import Task, TaskData, Thresholds
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "Store",
     "Task",
     "TaskData",
+    "Thresholds",
     "available_tasks",
     "get_task",
     "run_sweep",

@@ -15,6 +15,8 @@ from omnigrok.errors import CorruptFileError, OmnigrokError
 from omnigrok.model_cli import complexity, partition
 from omnigrok.registry import get_task, installed_tasks
 from omnigrok.run_cli import check, run_task
+from omnigrok.store_cli import store
+from omnigrok.task_cli import new_task
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (run_task, check, complexity, partition):
+for command in (run_task, check, new_task, store, complexity, partition):
     cli.add_command(command)
 
 
