@@ -29,7 +29,6 @@ from omnigrok.store import read_run, run_files
 FORMAT = 1
 MANIFEST, SPECS = "manifest.json", "specs.json"
 LONGEST_MANIFEST = 2**26
-BLOCK = 2**20
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 FORMS = {
     "run": re.compile(rf"runs/(?P<task>{NAME})/(?P<run>[0-9a-f]{{16}})\.parquet"),
@@ -153,17 +152,13 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, dict[str, Any]]
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:
-    with archive.open(name) as stream:
-        return stream.read()
+    return archive.read(name)
 
 
 def _extract(archive: zipfile.ZipFile, path: Path, name: str, said: dict[str, Any], folder: Path) -> None:
     """Put a member into a folder and verify it: its checksum, and that it is what its name says."""
     place = folder / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(name) as source, place.open("xb") as target:
-        while block := source.read(BLOCK):
-            target.write(block)
+    archive.extract(name, folder)
     if file_sha256(place) != said["sha256"]:
         raise CorruptFileError(f"{name} of {path} is damaged (its content differs from its checksum)")
     if match := FORMS["run"].fullmatch(name):

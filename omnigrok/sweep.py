@@ -260,18 +260,21 @@ class _Worker:
 
     @own_state()
     def _train_locked(self, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
-        spec = specs[0]
-        code = provenance(self.device)  # as it is now, should it be edited while the runs are trained
-        task, data = get_task(spec.task), task_data(spec, self.device)
+        """Train a batch whose runs this process holds, and store those that are missing."""
+        task, data = get_task(specs[0].task), task_data(specs[0], self.device)
         try:
-            trainer = Trainer(task, specs, data, self.device)
+            self._go_on(Trainer(task, specs, data, self.device), specs, missing, step_cost)
         except CannotBatchError as error:  # of these settings; the plan has tried others
             if len(specs) == 1:
                 raise
             warnings.warn(f"the runs of {task.name} are trained one by one: {error.reason}", stacklevel=2)
             for each in missing:
                 self._train_locked([each], [each], step_cost)
-            return
+
+    def _go_on(self, trainer: Trainer, specs: Sequence[RunSpec], missing: Sequence[RunSpec], step_cost: float) -> None:
+        """Train from the batch's checkpoint, where there is one, to the end."""
+        spec, task, data = specs[0], trainer.task, trainer.data
+        code = provenance(self.device)  # as it is now, should it be edited while the runs are trained
         path = self.store.checkpoint_path(specs)
         saved = self.store.load_checkpoint(path, self.device)
         if saved is not None:
