@@ -19,6 +19,7 @@ from omnigrok.probes.partition import Plane, partition
 from omnigrok.spec import global_states
 from omnigrok.trainer import Trainer
 
+RADIUS = 3.0  # wide enough that every network has units that change their sign
 CALLED = ("relu", "relu_", "leaky_relu", "gelu", "silu", "elu", "prelu")
 """Activations of the zoo, as functions, methods and operators name them."""
 
@@ -132,11 +133,11 @@ def test_local_complexity_counts_every_unit(which):
     points = task.load(Zoo.spec).test_inputs[0][:6]
     if not ZOO[which].activations:
         with pytest.raises(OmnigrokError, match="no activation"):
-            local_complexity(model, points, 0.3, 4)
+            local_complexity(model, points, RADIUS, 4)
         return
-    expected = counted_plainly(model.eval(), points, frame(points.shape[1:], 4, 0.3))
+    expected = counted_plainly(model.eval(), points, frame(points.shape[1:], 4, RADIUS))
     assert expected.sum() > 0
-    assert local_complexity(model, points, 0.3, 4).total.tolist() == expected.tolist()
+    assert local_complexity(model, points, RADIUS, 4).total.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("which", [name for name, kept in ZOO.items() if kept.activations and not kept.alone])
@@ -146,9 +147,9 @@ def test_the_probe_counts_in_a_batch_what_the_function_counts(which):
     trainer = Trainer(task, specs_of(), data)
     for _ in range(3):
         trainer.update()
-    found = ComplexityProbe(0.3, 4, 20)(trainer.ensemble, data)
+    found = ComplexityProbe(RADIUS, 4, 20)(trainer.ensemble, data)
     for r in range(3):
-        total = local_complexity(trainer.ensemble.model(r), data.test_inputs[0][:20], 0.3, 4).total
+        total = local_complexity(trainer.ensemble.model(r), data.test_inputs[0][:20], RADIUS, 4).total
         assert found["lc_test"][r].item() == pytest.approx(total.double().mean().item())
 
 
@@ -191,7 +192,7 @@ def test_looking_at_a_network_leaves_everything_as_it_was(which):
     state = copy.deepcopy(model.state_dict())
     points, versions = data.test_inputs[0].clone(), data.test_inputs[0]._version
     before = global_states(), torch.get_default_dtype(), torch.is_grad_enabled()
-    for look in (lambda: local_complexity(model, data.test_inputs[0][:4], 0.3, 4),
+    for look in (lambda: local_complexity(model, data.test_inputs[0][:4], RADIUS, 4),
                  lambda: partition(model, Plane.through(data.test_inputs[0][:3]))):  # fmt: skip
         try:
             look()

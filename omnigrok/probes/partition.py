@@ -304,6 +304,7 @@ class _Walk:
         )
         if not known:
             what = self.modules[str(node.target)] if node.op == "call_module" else node.target
+            what = str(what).splitlines()[0].rstrip("(")  # of a module of modules its name
             raise OmnigrokError(
                 f"the partition does not know {what}: it takes affine layers, ReLU, LeakyReLU and pooling"
             )
