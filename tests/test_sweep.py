@@ -202,6 +202,14 @@ def test_a_device_without_memory_is_one_line(store, spec, monkeypatch):
         run_sweep([spec], store, runs_per_batch=1, show_progress=False)
 
 
+def runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.slow
 def test_a_pool_that_fails_ends_its_own_processes_only():
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
@@ -209,7 +217,8 @@ def test_a_pool_that_fails_ends_its_own_processes_only():
     try:
         with pytest.raises(ZeroDivisionError), process_pool(2) as (pool, _):
             pool.submit(divmod, 1, 0).result()
-        assert multiprocessing.active_children() == [other]
+        # one that the pool's own thread has waited for first stays in Python's list: the system is asked
+        assert [child for child in multiprocessing.active_children() if runs(child.pid)] == [other]
     finally:
         other.terminate()
         other.join()
