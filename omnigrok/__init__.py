@@ -8,16 +8,19 @@ part, optimizers, schedule, gradients,     the parts, a kind a file
 losses, sphere, changes
 task, registry, data, loading,             what is learned, from which data, and whether a task keeps its contract
 data_contract, check
+models, trial, blame                       a run's module; what a user's code does, found by trying it, and its errors
 ensemble, order, trainer, oracle           R models as rows of one matrix; their training; the same as a plain loop
 log, probing                               what is measured on the way, and how probes are asked
-plan, batching, sweep, executors,          specs into batches, batches into processes, and what that will cost
+plan, batching, sweep, executors, pickles, specs into batches, batches into processes, and what that will cost
 estimate
-store, files, sealed                       what was measured, kept and resumed
+isolation, values, processor               the caller's process left as it was; numbers of any library; the processor
+store, files, sealed, archive, state       what was measured, kept and resumed; a store as one file; weights of any file
 analysis, claims                           critical norms, times to grok; what a paper says against what was measured
 probes, exported                           local complexity, attacks, linear regions: of any torch model, and as probes
 figures                                    what every reproduction shares, and what needs matplotlib
-cli, run_cli, model_cli, console, bench,   the commands; what only `bench` needs of a task
-published
+cli, run_cli, model_cli, task_cli,         the commands; what only `bench` needs of a task; the task that `new-task` writes
+store_cli, console, bench, published,
+example
 """
 
 import os
