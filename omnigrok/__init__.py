@@ -18,7 +18,7 @@ store, files, sealed, archive, state       what was measured, kept and resumed; 
 analysis, claims                           critical norms, times to grok; what a paper says against what was measured
 probes, exported                           local complexity, attacks, linear regions: of any torch model, and as probes
 figures                                    what every reproduction shares, and what needs matplotlib
-cli, run_cli, model_cli, task_cli,         the commands; what only `bench` needs of a task; the task that `new-task` writes
+cli, run_cli, model_cli, task_cli,         the commands; what only `bench` needs of a task; what `new-task` writes
 store_cli, console, bench, published,
 example
 """
